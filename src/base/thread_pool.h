@@ -1,0 +1,34 @@
+// A fixed set of threads for data-parallel loops.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+
+namespace kv8 {
+
+/// `parallel_for` splits [0, count) into one contiguous range per thread. The caller's thread is
+/// worker 0. Workers spin briefly between loops (a decode step is hundreds of short loops), then
+/// sleep.
+class ThreadPool {
+ public:
+  /// `num_threads` <= 0 takes the hardware's count.
+  explicit ThreadPool(int num_threads = 0);
+  ~ThreadPool();
+  ThreadPool(const ThreadPool&) = delete;
+  ThreadPool& operator=(const ThreadPool&) = delete;
+
+  int num_threads() const;
+  /// Calls `body(begin, end, worker)` on every thread whose range is not empty and waits for all.
+  /// `grain`: ranges other than the last are multiples of it. Exceptions in `body` are rethrown.
+  void parallel_for(std::int64_t count, std::int64_t grain,
+                    const std::function<void(std::int64_t, std::int64_t, int)>& body);
+  /// Calls `body(index, worker)` once per index, handed out one at a time (uneven work).
+  void parallel_tasks(std::int64_t count, const std::function<void(std::int64_t, int)>& body);
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace kv8

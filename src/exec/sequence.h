@@ -1,0 +1,56 @@
+// A sequence's place in the cache, and running batches of sequences.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "exec/engine.h"
+#include "exec/kv_pool.h"
+
+namespace kv8::exec {
+
+/// Pages and length of one sequence. Movable; releases its pages when destroyed.
+class Sequence {
+ public:
+  explicit Sequence(KvPool& pool) : pool_(&pool) {}
+  Sequence(Sequence&& other) noexcept;
+  Sequence& operator=(Sequence&& other) noexcept;
+  ~Sequence();
+
+  std::int32_t length() const { return length_; }
+  const std::vector<std::int32_t>& pages() const { return pages_; }
+  /// Takes the pages that `tokens` more tokens need; kCapacity (and nothing taken) if they lack.
+  Status reserve(std::int32_t tokens);
+  /// Counts `tokens` as written.
+  void advance(std::int32_t tokens);
+  /// A sequence that shares this one's full pages; a partly filled last page is copied through
+  /// `backend`.
+  Result<Sequence> fork(Backend& backend) const;
+  void clear();
+
+ private:
+  KvPool* pool_;
+  std::vector<std::int32_t> pages_;
+  std::int32_t length_ = 0;
+};
+
+/// One sequence's tokens in a step.
+struct StepItem {
+  Sequence* sequence = nullptr;
+  std::span<const std::int32_t> tokens;
+  enum class Logits { kNone, kLast, kAll } logits = Logits::kLast;
+};
+
+/// Embeds, reserves pages, runs the backend and advances the sequences. `logits` gets the wanted
+/// rows in order, [rows, vocab_size]. All tokens together must fit Backend::max_rows.
+Status run_step(const Engine& engine, Backend& backend, std::span<StepItem> items,
+                std::vector<float>& logits, TapSink* taps = nullptr);
+
+/// Feeds a long prompt in chunks of at most `chunk` tokens; logits as for the last chunk, or of all
+/// tokens with Logits::kAll.
+Status run_prefill(const Engine& engine, Backend& backend, Sequence& sequence,
+                   std::span<const std::int32_t> tokens, std::int32_t chunk,
+                   StepItem::Logits wanted, std::vector<float>& logits, TapSink* taps = nullptr);
+
+}  // namespace kv8::exec

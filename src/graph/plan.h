@@ -1,0 +1,90 @@
+// The plan: what an engine executes. exec/planner makes it from a Graph, the engine file stores
+// it, and a backend runs its steps in order over ragged batches.
+//
+// Slots are activations, [rows, slot_cols[slot]]; rows is the number of tokens of the batch, or of
+// selected rows after SelectRows. Weights are indices into Plan::weights.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "ops/params.h"
+
+namespace kv8 {
+
+using Slot = std::int32_t;
+using WeightIndex = std::int32_t;
+inline constexpr std::int32_t kNone = -1;
+
+struct RmsNormStep {
+  Slot in, out;
+  WeightIndex weight;
+  float eps;
+};
+struct LinearStep {
+  Slot in, out;
+  WeightIndex weight;        ///< [out, in]
+  WeightIndex bias = kNone;  ///< [out]
+  Slot residual = kNone;
+};
+struct RopeKvWriteStep {
+  Slot qkv, q_out;
+  std::int32_t layer;
+  WeightIndex q_norm = kNone, k_norm = kNone;
+  float norm_eps = 0.0f;
+};
+struct AttentionStep {
+  Slot q, out;
+  std::int32_t layer;
+};
+struct SwiGluStep {
+  Slot gate_up, out;
+};
+/// Keeps only the rows whose logits were asked for (Batch::logits_rows).
+struct SelectRowsStep {
+  Slot in, out;
+};
+using Step = std::variant<RmsNormStep, LinearStep, RopeKvWriteStep, AttentionStep, SwiGluStep,
+                          SelectRowsStep>;
+
+/// KV cache of one layer.
+struct LayerCache {
+  DType dtype = DType::kF16;            ///< kF16 or kF8E4M3
+  std::vector<float> k_scale, v_scale;  ///< FP8: 1 or num_kv_heads entries, same count
+  std::vector<float> q_scale;           ///< empty: Q is not quantized
+};
+
+/// A weight as a list of row blocks, concatenated along dimension 0 when it is stored. In a loaded
+/// engine there is one part.
+struct PlanWeight {
+  std::string name;
+  DType dtype = DType::kF16;
+  Shape shape;
+  std::vector<TensorView> parts;
+};
+
+struct Plan {
+  std::int32_t hidden_size = 0, vocab_size = 0;
+  std::int32_t num_layers = 0, num_heads = 0, num_kv_heads = 0, head_dim = 0;
+  DType model_dtype = DType::kF16;  ///< what K, V and Q are rounded to before quantization
+  float softmax_scale = 0.0f;
+  std::vector<float> rope_inv_freq;
+  float rope_attention_factor = 1.0f;
+  std::int32_t max_positions = 0;  ///< positions the rope tables are valid for; 0: any
+  std::vector<LayerCache> caches;  ///< one per layer
+  std::vector<PlanWeight> weights;
+  std::vector<std::int32_t> slot_cols;
+  Slot input_slot = 0;   ///< inputs_embeds
+  Slot logits_slot = 0;  ///< [selected rows, vocab_size]
+  std::vector<Step> steps;
+
+  /// Bytes of cache that one token takes over all layers, scales aside.
+  std::int64_t kv_bytes_per_token() const;
+};
+
+/// Bytes that one token takes with every layer's cache in FP8 or in FP16.
+std::int64_t kv_bytes_per_token(const Plan& plan, DType cache_dtype);
+
+}  // namespace kv8

@@ -1,0 +1,56 @@
+// Request and response files: docs/formats.md lists every field.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/progress.h"
+#include "base/result.h"
+#include "text/chat_template.h"
+
+namespace kv8::runtime {
+
+struct SamplingParams {
+  float temperature = 1.0f;
+  float top_p = 0.8f;
+  std::int32_t top_k = 50;
+  std::uint64_t seed = 0;
+  std::int32_t max_generate_length = 256;
+  std::int32_t num_logprobs = 0;
+  std::map<std::int32_t, float> logit_bias;
+  std::vector<std::string> stop;
+
+  bool greedy() const { return temperature == 0.0f || top_k == 1; }
+};
+
+struct Request {
+  std::vector<text::ChatMessage> messages;
+  SamplingParams sampling;
+  bool apply_chat_template = true, add_generation_prompt = true, enable_thinking = false;
+  bool save_system_prompt_kv_cache = false;
+  std::optional<Error> error;  ///< what is wrong with this request; the others still run
+};
+
+struct RequestFile {
+  std::string path;
+  std::int32_t batch_size = 1;
+  std::vector<Request> requests;
+};
+
+/// Overrides from the command line (llm_inference --batchSize, --maxGenerateLength,
+/// --numLogprobs); unset keeps the file's.
+struct RequestOverrides {
+  std::optional<std::int32_t> batch_size, max_generate_length, num_logprobs;
+};
+
+/// Malformed JSON, or a wrong type at the top level, fails the file with line and column or field;
+/// a fault inside one request is kept as that request's error. Unknown fields are warned about
+/// through `reporter`.
+Result<RequestFile> read_request_file(const std::filesystem::path& file,
+                                      const RequestOverrides& overrides, const Reporter& reporter);
+
+}  // namespace kv8::runtime
