@@ -53,7 +53,7 @@ using Step = std::variant<RmsNormStep, LinearStep, RopeKvWriteStep, AttentionSte
 struct LayerCache {
   DType dtype = DType::kF16;            ///< kF16 or kF8E4M3
   std::vector<float> k_scale, v_scale;  ///< FP8: 1 or num_kv_heads entries, same count
-  std::vector<float> q_scale;           ///< empty: Q is not quantized
+  std::vector<float> q_scale;           ///< one entry, or empty: Q is not quantized
 };
 
 /// A weight as a list of row blocks, concatenated along dimension 0 when it is stored. In a loaded
