@@ -1,21 +1,9 @@
-# Libraries, all from the distribution's packages; onnx.proto comes from the Python package onnx.
-find_package(Threads REQUIRED)
-find_package(PkgConfig REQUIRED)
-find_package(fmt REQUIRED)
-find_package(nlohmann_json 3.10 REQUIRED)
-find_package(OpenSSL REQUIRED COMPONENTS Crypto)
+# Dependencies: packages of the distribution, and onnx.proto from the Python package onnx.
+include(kv8_libraries)
 find_package(CLI11 REQUIRED)
-find_package(Protobuf REQUIRED)
-pkg_check_modules(PCRE2 REQUIRED IMPORTED_TARGET libpcre2-8)
-pkg_check_modules(UTF8PROC REQUIRED IMPORTED_TARGET libutf8proc)
-find_package(hwy REQUIRED)
-if(NOT TARGET hwy::hwy)
-  add_library(hwy::hwy ALIAS hwy)
-endif()
 
 # sgemm for prefill.
 add_library(kv8_blas INTERFACE)
-pkg_check_modules(OPENBLAS REQUIRED IMPORTED_TARGET openblas)
 target_link_libraries(kv8_blas INTERFACE PkgConfig::OPENBLAS)
 
 # onnx.proto: taken from the pinned Python package once, checked by its hash, then compiled here.
