@@ -8,10 +8,12 @@ target_link_libraries(kv8_blas INTERFACE PkgConfig::OPENBLAS)
 
 # onnx.proto: taken from the pinned Python package once, checked by its hash, then compiled here.
 set(KV8_ONNX_VERSION 1.23.2)
+set(KV8_ONNX_PROTO_SHA256 547214dd049486a4d5ecbae593e9c72d90b5e8d603944b722eff469e0b5a9cc9)
 set(kv8_onnx_proto_file "${CMAKE_SOURCE_DIR}/.cache/onnx-${KV8_ONNX_VERSION}/onnx.proto")
 if(NOT EXISTS "${kv8_onnx_proto_file}")
   execute_process(
-    COMMAND "${CMAKE_SOURCE_DIR}/tools/fetch_onnx_proto.sh" "${KV8_ONNX_VERSION}" "${kv8_onnx_proto_file}"
+    COMMAND "${CMAKE_SOURCE_DIR}/tools/fetch_onnx_proto.sh" "${KV8_ONNX_VERSION}" "${KV8_ONNX_PROTO_SHA256}"
+            "${kv8_onnx_proto_file}"
     RESULT_VARIABLE kv8_fetch_result)
   if(NOT kv8_fetch_result EQUAL 0)
     message(FATAL_ERROR "onnx.proto could not be fetched; see the lines above. It may be put at ${kv8_onnx_proto_file} by hand.")
