@@ -1,18 +1,6 @@
 #include "models/graph_builder.h"
 
-#include <cstring>
-#include <memory>
-
 namespace kv8::models {
-namespace {
-
-TensorView owned_tensor(DType dtype, Shape shape, std::span<const std::byte> bytes) {
-  auto memory = std::make_shared<Buffer>(bytes.size());
-  if (!bytes.empty()) std::memcpy(memory->data(), bytes.data(), bytes.size());
-  return {dtype, std::move(shape), {memory->data(), bytes.size()}, memory};
-}
-
-}  // namespace
 
 void GraphBuilder::input(std::string name, DType dtype, std::vector<graph::Dim> shape) {
   graph_.inputs.push_back({std::move(name), dtype, std::move(shape)});
@@ -27,13 +15,13 @@ void GraphBuilder::metadata(const std::string& key, std::string value) {
 }
 
 Value GraphBuilder::constant(const std::string& name, std::span<const float> values, Shape shape) {
-  return add_initializer(name, owned_tensor(DType::kF32, std::move(shape), std::as_bytes(values)));
+  return add_initializer(name, tensor_from_floats(values, std::move(shape)));
 }
 
 Value GraphBuilder::constant(const std::string& name, std::initializer_list<std::int64_t> values) {
   const std::span<const std::int64_t> span(values.begin(), values.size());
-  return add_initializer(name, owned_tensor(DType::kI64, {static_cast<std::int64_t>(span.size())},
-                                            std::as_bytes(span)));
+  return add_initializer(name, tensor_from_bytes(DType::kI64, std::as_bytes(span),
+                                                 {static_cast<std::int64_t>(span.size())}));
 }
 
 Value GraphBuilder::weight(const std::string& name,
