@@ -24,6 +24,7 @@ struct EvalResult {
   double perplexity_fp16 = 0, perplexity_fp8 = 0;
   double mean_kl = 0;         ///< mean over positions of KL(fp16 || fp8), nats
   double top1_agreement = 0;  ///< fraction of positions with the same best token
+  std::int64_t kv_bytes_per_token_fp16 = 0, kv_bytes_per_token_fp8 = 0;
   std::string text_name, text_sha256;
 };
 
