@@ -24,10 +24,11 @@ def made_by(script: str, *packages: str) -> dict:
 
 
 def write_json(path: Path, value, compact_lists: bool = True) -> None:
-    """Indented JSON in which lists of plain numbers stay on one line."""
+    """Indented JSON in which lists of plain numbers and short hashes stay on one line."""
     path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(value, indent=1, ensure_ascii=True)
     if compact_lists:
-        number_list = re.compile(r"\[\s*(-?[\d.eE+-]+(?:,\s*-?[\d.eE+-]+)*)\s*\]")
-        text = number_list.sub(lambda m: "[" + re.sub(r"\s+", "", m.group(1)) + "]", text)
+        item = r'(?:-?[\d.eE+-]+|"[0-9a-f]{16}")'
+        short_list = re.compile(rf"\[\s*({item}(?:,\s*{item})*)\s*\]")
+        text = short_list.sub(lambda m: "[" + re.sub(r"\s+", "", m.group(1)) + "]", text)
     path.write_text(text + "\n", encoding="utf-8")
