@@ -30,7 +30,8 @@ Status check_geometry(const Plan& plan) {
   KV8_TRY(check_range(plan.num_heads, kMaxCount, "num_heads"));
   KV8_TRY(check_range(plan.num_kv_heads, plan.num_heads, "num_kv_heads"));
   KV8_TRY(check_range(plan.head_dim, 1024, "head_dim"));
-  if (plan.head_dim % 2 != 0) return bad_input("head_dim is {}, expected an even number", plan.head_dim);
+  if (plan.head_dim % 2 != 0)
+    return bad_input("head_dim is {}, expected an even number", plan.head_dim);
   if (plan.num_heads % plan.num_kv_heads != 0) {
     return bad_input("{} heads are not a multiple of {} KV heads", plan.num_heads,
                      plan.num_kv_heads);
@@ -104,14 +105,16 @@ Status check_weight(const PlanWeight& weight) {
 /// Follows the steps and remembers what every slot holds.
 class StepChecker {
  public:
-  explicit StepChecker(const Plan& plan) : plan_(plan), rows_(plan.slot_cols.size(), Rows::kNothing) {}
+  explicit StepChecker(const Plan& plan)
+      : plan_(plan), rows_(plan.slot_cols.size(), Rows::kNothing) {}
 
   Status run() {
     KV8_TRY(slot_exists(plan_.input_slot));
     rows_[static_cast<std::size_t>(plan_.input_slot)] = Rows::kAll;
     KV8_TRY(columns(plan_.input_slot, plan_.hidden_size));
     for (std::size_t i = 0; i < plan_.steps.size(); ++i) {
-      const Status status = std::visit([this](const auto& step) { return check(step); }, plan_.steps[i]);
+      const Status status =
+          std::visit([this](const auto& step) { return check(step); }, plan_.steps[i]);
       if (!status.ok()) return status.error().within(fmt::format("step {}", i));
     }
     if (written_layers_ != plan_.num_layers || attended_layers_ != plan_.num_layers) {
@@ -150,7 +153,8 @@ class StepChecker {
   }
   Status reads(Slot slot, std::int64_t expected_cols) const {
     KV8_TRY(slot_exists(slot));
-    if (rows_of(slot) == Rows::kNothing) return bad_input("slot {} is read before it is written", slot);
+    if (rows_of(slot) == Rows::kNothing)
+      return bad_input("slot {} is read before it is written", slot);
     return columns(slot, expected_cols);
   }
   /// `out` takes the rows of `in`, and is other memory.
@@ -210,7 +214,8 @@ class StepChecker {
     if (rows_of(step.qkv) != Rows::kAll) return bad_input("K and V of selected rows only");
     if (step.layer != written_layers_ || written_layers_ != attended_layers_ ||
         step.layer >= plan_.num_layers) {
-      return bad_input("cache of layer {} written, expected layer {}", step.layer, attended_layers_);
+      return bad_input("cache of layer {} written, expected layer {}", step.layer,
+                       attended_layers_);
     }
     for (const WeightIndex norm : {step.q_norm, step.k_norm}) {
       if (norm != kNone) KV8_TRY(weight_shape(norm, {plan_.head_dim}));
@@ -224,7 +229,8 @@ class StepChecker {
     KV8_TRY(reads(step.q, q_cols()));
     if (rows_of(step.q) != Rows::kAll) return bad_input("attention of selected rows only");
     if (step.layer != attended_layers_ || step.layer >= written_layers_) {
-      return bad_input("attention over layer {}, expected layer {}", step.layer, written_layers_ - 1);
+      return bad_input("attention over layer {}, expected layer {}", step.layer,
+                       written_layers_ - 1);
     }
     ++attended_layers_;
     return writes(step.q, step.out, q_cols());
@@ -278,7 +284,8 @@ Status check_plan(const Plan& plan) {
     const Status status = check_weight(weight);
     if (!status.ok()) return status.error().within(fmt::format("weight `{}`", weight.name));
   }
-  for (const std::int32_t cols : plan.slot_cols) KV8_TRY(check_range(cols, kMaxWidth, "slot columns"));
+  for (const std::int32_t cols : plan.slot_cols)
+    KV8_TRY(check_range(cols, kMaxWidth, "slot columns"));
   return StepChecker(plan).run();
 }
 
