@@ -148,8 +148,13 @@ Result<TensorView> convert(const TensorView& tensor, DType dtype) {
 }
 
 TensorView tensor_from_floats(std::span<const float> values, Shape shape) {
-  return make_owned(DType::kF32, std::move(shape), values.size(), [&](std::byte* out) {
-    if (!values.empty()) std::memcpy(out, values.data(), values.size_bytes());
+  return tensor_from_bytes(DType::kF32, std::as_bytes(values), std::move(shape));
+}
+
+TensorView tensor_from_bytes(DType dtype, std::span<const std::byte> bytes, Shape shape) {
+  const std::size_t count = bytes.size() / dtype_size(dtype);
+  return make_owned(dtype, std::move(shape), count, [&](std::byte* out) {
+    if (count != 0) std::memcpy(out, bytes.data(), count * dtype_size(dtype));
   });
 }
 

@@ -1,9 +1,9 @@
 // A folder for one test, removed afterwards.
 #pragma once
 
-#include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
@@ -15,11 +15,8 @@ namespace kv8::test {
 class TempDir {
  public:
   TempDir() {
-    const auto* info = ::testing::UnitTest::GetInstance()->current_test_info();
-    path_ = std::filesystem::temp_directory_path() /
-            ("kv8-" + std::string(info->name()) + "-" + std::to_string(::getpid()));
-    std::filesystem::remove_all(path_);
-    std::filesystem::create_directories(path_);
+    std::string name = (std::filesystem::temp_directory_path() / "kv8-test-XXXXXX").string();
+    path_ = ::mkdtemp(name.data());
   }
   ~TempDir() {
     std::error_code ignored;
