@@ -3,7 +3,6 @@
 #include <limits>
 
 #include "base/json.h"
-#include "exec/plan_check.h"
 
 namespace kv8::exec {
 namespace {
@@ -262,7 +261,7 @@ Result<Plan> plan_from_json(std::string_view text, std::span<const std::byte> we
   for (std::size_t i = 0; i < steps.size(); ++i) {
     plan.steps.push_back(KV8_TRY(step_from_json(Fields::entry(steps, i, "steps", source))));
   }
-  const Status status = check_plan(plan);
+  const Status status = validate(plan);
   if (!status.ok()) return status.error().within(source);
   return plan;
 }

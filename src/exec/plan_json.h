@@ -26,7 +26,7 @@ Result<WeightLayout> layout_weights(const std::vector<PlanWeight>& weights);
 Result<std::string> plan_to_json(const Plan& plan);
 
 /// The plan that `text` describes, with weights that are views into `weights`, kept alive through
-/// `owner`. The plan is checked (check_plan); `source` is named in errors.
+/// `owner`. The plan is checked (kv8::validate); `source` is named in errors.
 Result<Plan> plan_from_json(std::string_view text, std::span<const std::byte> weights,
                             const std::shared_ptr<const void>& owner, std::string_view source);
 

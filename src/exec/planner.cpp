@@ -5,7 +5,6 @@
 #include <map>
 
 #include "exec/decoder_match.h"
-#include "exec/plan_check.h"
 #include "exec/slots.h"
 
 namespace kv8::exec {
@@ -171,7 +170,7 @@ Result<Plan> plan_graph(const graph::Graph& graph, const PlannerOptions& options
   Plan plan = KV8_TRY(PlanWriter(match, options).write());
   plan.max_positions = KV8_TRY(max_positions(graph));
   assign_slots(plan);
-  KV8_TRY(check_plan(plan));
+  KV8_TRY(validate(plan));
   return plan;
 }
 
