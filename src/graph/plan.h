@@ -10,6 +10,7 @@
 #include <variant>
 #include <vector>
 
+#include "base/result.h"
 #include "ops/params.h"
 
 namespace kv8 {
@@ -83,6 +84,11 @@ struct Plan {
   /// Bytes of cache that one token takes over all layers, scales aside.
   std::int64_t kv_bytes_per_token() const;
 };
+
+/// Checks everything that a backend relies on: slots and weights in range, shapes that fit
+/// each other, weights with all their bytes, positive finite scales, slots written before they are
+/// read, rows of one kind (all tokens, or selected ones) in a step.
+Status validate(const Plan& plan);
 
 /// Bytes that one token takes with every layer's cache in FP8 or in FP16.
 std::int64_t kv_bytes_per_token(const Plan& plan, DType cache_dtype);
