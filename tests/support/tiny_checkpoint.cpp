@@ -81,7 +81,7 @@ void make_tiny_checkpoint(const std::string& model, const std::filesystem::path&
   std::filesystem::create_directories(dir);
   const std::filesystem::path source = std::filesystem::path(KV8_TEST_DATA) / "models" / model;
   for (const auto& entry : std::filesystem::directory_iterator(source)) {
-    copy_file(entry.path(), dir / entry.path().filename()).value();
+    kv8::copy_file(entry.path(), dir / entry.path().filename()).value();
   }
   write_json_file(dir / "tokenizer.json", tokenizer_json()).value();
   write_json_file(dir / "tokenizer_config.json",
