@@ -25,7 +25,8 @@ class DecoderMatcher {
     const std::string embeds =
         KV8_TRY(graph_.cast_to(hidden, DType::kF32, "the embeddings before layer 0"));
     if (embeds != "inputs_embeds") {
-      return bad_input("{}: expected input `inputs_embeds` before layer 0", graph_.describe(embeds));
+      return bad_input("{}: expected input `inputs_embeds` before layer 0",
+                       graph_.describe(embeds));
     }
     match_.rope_inv_freq = attention_.rotation().inv_freq;
     match_.rope_attention_factor = attention_.rotation().attention_factor;
@@ -127,17 +128,16 @@ class DecoderMatcher {
     const Node* product = KV8_TRY(graph_.node(layer.down.input, "Mul", "the MLP's gated product"));
     const bool gate_first = graph_.is_output_of(product->inputs[0], "Swish");
     const Node* swish = KV8_TRY(graph_.node(product->inputs[gate_first ? 0 : 1], "Swish",
-                                            "the MLP's activation",
-                                            {{"alpha", Attribute{1.0f}}}));
+                                            "the MLP's activation", {{"alpha", Attribute{1.0f}}}));
     layer.gate = KV8_TRY(linear(swish->inputs[0], "gate_proj", hidden));
     layer.up = KV8_TRY(linear(product->inputs[gate_first ? 1 : 0], "up_proj", hidden));
     KV8_TRY(out_features(layer.gate, inner, "gate_proj"));
     KV8_TRY(out_features(layer.up, inner, "up_proj"));
     KV8_TRY(same_input(layer.gate, layer.up, "gate_proj and up_proj"));
-    layer.post_attention_norm =
-        KV8_TRY(norm(layer.gate.input, hidden, "post_attention_layernorm"));
+    layer.post_attention_norm = KV8_TRY(norm(layer.gate.input, hidden, "post_attention_layernorm"));
     if (layer.post_attention_norm.input != attended) {
-      return bad_input("{}: expected the norm of `{}`", graph_.describe(layer.gate.input), attended);
+      return bad_input("{}: expected the norm of `{}`", graph_.describe(layer.gate.input),
+                       attended);
     }
     return match_attention(index, attended);
   }
@@ -173,7 +173,8 @@ class DecoderMatcher {
     KV8_TRY(same_input(layer.q, layer.v, "q_proj and v_proj"));
     layer.input_norm = KV8_TRY(norm(layer.q.input, hidden, "input_layernorm"));
     if (layer.input_norm.input != layer.input) {
-      return bad_input("{}: expected the norm of `{}`", graph_.describe(layer.q.input), layer.input);
+      return bad_input("{}: expected the norm of `{}`", graph_.describe(layer.q.input),
+                       layer.input);
     }
     return {};
   }
@@ -188,8 +189,7 @@ class DecoderMatcher {
       match_.model_dtype = attention.model_dtype;
     }
     if (match_.num_heads != attention.num_heads || match_.num_kv_heads != attention.num_kv_heads ||
-        match_.head_dim != attention.head_dim ||
-        match_.softmax_scale != attention.softmax_scale ||
+        match_.head_dim != attention.head_dim || match_.softmax_scale != attention.softmax_scale ||
         match_.model_dtype != attention.model_dtype) {
       return unsupported(
           "{} heads, {} KV heads, head_dim {}, scale {}, type {}; the last layer has {}, {}, {}, "
@@ -240,10 +240,11 @@ class DecoderMatcher {
       product = add->inputs[0];
       bias = add->inputs[1];
     }
-    const Node* matmul = KV8_TRY(graph_.node(product, "MatMul", fmt::format("the product of {}", what)));
+    const Node* matmul =
+        KV8_TRY(graph_.node(product, "MatMul", fmt::format("the product of {}", what)));
     match.input = matmul->inputs[0];
-    const std::string stored = KV8_TRY(
-        graph_.transpose(matmul->inputs[1], {1, 0}, fmt::format("the weight of {}", what)));
+    const std::string stored =
+        KV8_TRY(graph_.transpose(matmul->inputs[1], {1, 0}, fmt::format("the weight of {}", what)));
     match.weight = KV8_TRY(graph_.weight(stored, fmt::format("the weight of {}", what)));
     const Shape& shape = match.weight->tensor.shape;
     if (shape.size() != 2 || shape[0] < 1 || shape[1] < 1 ||

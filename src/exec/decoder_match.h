@@ -12,7 +12,7 @@ namespace kv8::exec {
 
 /// x W^T (+ b)
 struct LinearMatch {
-  std::string input;                         ///< the value x
+  std::string input;                           ///< the value x
   const graph::Initializer* weight = nullptr;  ///< [out, in]
   const graph::Initializer* bias = nullptr;    ///< [out] or none
 };

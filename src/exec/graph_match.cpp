@@ -109,7 +109,8 @@ Status GraphMatcher::check_attributes(const Node& node, std::string_view what,
 
 Result<float> GraphMatcher::float_attribute(const Node& node, std::string_view name) const {
   const auto found = node.attributes.find(std::string(name));
-  const float* value = found == node.attributes.end() ? nullptr : std::get_if<float>(&found->second);
+  const float* value =
+      found == node.attributes.end() ? nullptr : std::get_if<float>(&found->second);
   if (value == nullptr || !std::isfinite(*value)) {
     return bad_input("{}: expected a finite number as attribute {}", describe(node), name);
   }
@@ -159,16 +160,14 @@ Result<std::string> GraphMatcher::cast_to(const std::string& value, DType to,
 Result<std::string> GraphMatcher::transpose(const std::string& value,
                                             const std::vector<std::int64_t>& perm,
                                             std::string_view what) {
-  const Node* found =
-      KV8_TRY(node(value, "Transpose", what, {{"perm", Attribute{perm}, true}}));
+  const Node* found = KV8_TRY(node(value, "Transpose", what, {{"perm", Attribute{perm}, true}}));
   return found->inputs[0];
 }
 
 Result<std::string> GraphMatcher::reshape(const std::string& value, std::size_t tail,
-                                          std::vector<std::int64_t>& sizes,
-                                          std::string_view what) {
-  const Node* found = KV8_TRY(
-      node(value, "Reshape", what, {{"allowzero", Attribute{std::int64_t{0}}}}));
+                                          std::vector<std::int64_t>& sizes, std::string_view what) {
+  const Node* found =
+      KV8_TRY(node(value, "Reshape", what, {{"allowzero", Attribute{std::int64_t{0}}}}));
   const std::vector<std::int64_t> shape = KV8_TRY(int_constant(found->inputs[1], what));
   if (shape.size() != 2 + tail || shape[0] != 0 || shape[1] != 0) {
     return bad_input("{}: expected a shape of 0, 0 and {} sizes for {}", describe(*found), tail,
@@ -202,8 +201,7 @@ Result<FloatConstant> GraphMatcher::float_constant(const std::string& value,
   return FloatConstant{copy_elements<float>(constant->tensor), constant->tensor.shape};
 }
 
-Result<const Initializer*> GraphMatcher::weight(const std::string& value,
-                                                std::string_view what) {
+Result<const Initializer*> GraphMatcher::weight(const std::string& value, std::string_view what) {
   const std::string name =
       initializer(value) != nullptr ? value : KV8_TRY(cast_to(value, DType::kF32, what));
   const Initializer* found = initializer(name);

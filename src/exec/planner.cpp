@@ -5,7 +5,6 @@
 #include <map>
 
 #include "exec/decoder_match.h"
-#include "exec/plan_check.h"
 #include "exec/slots.h"
 
 namespace kv8::exec {
@@ -50,8 +49,8 @@ class PlanWriter {
     plan_.caches.push_back(layer.cache);
     if (options_.q_dtype != DType::kF8E4M3) plan_.caches.back().q_scale.clear();
 
-    const Slot qkv = KV8_TRY(
-        linear({&layer.q, &layer.k, &layer.v}, norm(layer.input_norm, hidden), kNone));
+    const Slot qkv =
+        KV8_TRY(linear({&layer.q, &layer.k, &layer.v}, norm(layer.input_norm, hidden), kNone));
     RopeKvWriteStep rope{qkv, new_slot(match_.num_heads * match_.head_dim), number};
     if (layer.q_norm) rope.q_norm = weight({layer.q_norm->weight});
     if (layer.k_norm) rope.k_norm = weight({layer.k_norm->weight});
@@ -164,14 +163,14 @@ Result<std::int32_t> max_positions(const graph::Graph& graph) {
 }  // namespace
 
 Result<Plan> plan_graph(const graph::Graph& graph, const PlannerOptions& options) {
-  KV8_CHECK(options.q_dtype == DType::kF8E4M3 || options.q_dtype == DType::kF16,
-            "q_dtype {}", dtype_name(options.q_dtype));
+  KV8_CHECK(options.q_dtype == DType::kF8E4M3 || options.q_dtype == DType::kF16, "q_dtype {}",
+            dtype_name(options.q_dtype));
   KV8_TRY(graph::validate(graph));
   const DecoderMatch match = KV8_TRY(match_decoder(graph));
   Plan plan = KV8_TRY(PlanWriter(match, options).write());
   plan.max_positions = KV8_TRY(max_positions(graph));
   assign_slots(plan);
-  KV8_TRY(check_plan(plan));
+  KV8_TRY(validate(plan));
   return plan;
 }
 

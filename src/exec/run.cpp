@@ -98,9 +98,19 @@ Status run_prefill(const Engine& engine, Backend& backend, Sequence& sequence,
                    std::span<const std::int32_t> tokens, std::int32_t chunk,
                    StepItem::Logits wanted, std::vector<float>& logits, TapSink* taps) {
   KV8_CHECK(chunk > 0, "chunks of {} tokens", chunk);
+  if (tokens.empty()) {
+    logits.clear();
+    return {};
+  }
+  // The whole prompt fits, or nothing of it runs.
+  const StepItem whole{&sequence, tokens};
+  KV8_TRY(reserve_all(engine, std::span(&whole, 1)));
   const auto step_tokens =
       static_cast<std::size_t>(std::min<std::int64_t>(chunk, backend.max_rows()));
   std::vector<float> step_logits, all_logits;
+  if (wanted == StepItem::Logits::kAll) {
+    all_logits.reserve(tokens.size() * static_cast<std::size_t>(engine.plan().vocab_size));
+  }
   while (!tokens.empty()) {
     if (interrupted()) return Error{ErrorCode::kCancelled, "interrupted"};
     const bool last = tokens.size() <= step_tokens;

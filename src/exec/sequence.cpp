@@ -39,9 +39,9 @@ Status Sequence::reserve(std::int32_t tokens) {
   const std::int64_t lacking = pages_lacking(tokens);
   if (std::int64_t{length_} + tokens > std::numeric_limits<std::int32_t>::max() ||
       lacking > pool_->num_free()) {
-    return capacity_error("{} more tokens after {} need {} KV pages of {} tokens, {} of {} are free",
-                          tokens, length_, lacking, kPageTokens, pool_->num_free(),
-                          pool_->num_pages());
+    return capacity_error(
+        "{} more tokens after {} need {} KV pages of {} tokens, {} of {} are free", tokens, length_,
+        lacking, kPageTokens, pool_->num_free(), pool_->num_pages());
   }
   for (std::int64_t i = 0; i < lacking; ++i) pages_.push_back(KV8_TRY(pool_->take()));
   return {};

@@ -14,6 +14,9 @@ class PlanChecker {
     KV8_TRY(check_geometry());
     for (const LayerCache& cache : plan_.caches) KV8_TRY(check_cache(cache));
     for (const PlanWeight& weight : plan_.weights) KV8_TRY(check_weight(weight));
+    for (const std::int32_t cols : plan_.slot_cols) {
+      if (cols < 1 || cols > (1 << 24)) return bad_input("a slot has {} columns", cols);
+    }
     rows_.assign(plan_.slot_cols.size(), Rows::kUnwritten);
     KV8_TRY(check_slot(plan_.input_slot, plan_.hidden_size, "input"));
     rows_[static_cast<std::size_t>(plan_.input_slot)] = Rows::kAll;
@@ -25,6 +28,12 @@ class PlanChecker {
     KV8_TRY(check_slot(plan_.logits_slot, plan_.vocab_size, "logits"));
     if (rows_[static_cast<std::size_t>(plan_.logits_slot)] != Rows::kSelected) {
       return bad_input("the plan's logits are not computed from selected rows");
+    }
+    if (attended_layers_ != plan_.num_layers) {
+      return bad_input("attention over {} of {} layers", attended_layers_, plan_.num_layers);
+    }
+    for (std::size_t i = 0; i < rows_.size(); ++i) {
+      if (rows_[i] == Rows::kUnwritten) return bad_input("slot {} is never written", i);
     }
     return {};
   }
@@ -59,9 +68,12 @@ class PlanChecker {
     for (const float frequency : plan_.rope_inv_freq) {
       if (!std::isfinite(frequency)) return bad_input("a RoPE frequency is {}", frequency);
     }
-    if (!std::isfinite(plan_.softmax_scale) || !std::isfinite(plan_.rope_attention_factor)) {
-      return bad_input("softmax scale {} and RoPE attention factor {} must be finite",
-                       plan_.softmax_scale, plan_.rope_attention_factor);
+    for (const float factor : {plan_.softmax_scale, plan_.rope_attention_factor}) {
+      if (!(factor > 0.0f) || !std::isfinite(factor)) {
+        return bad_input(
+            "softmax scale {} and RoPE attention factor {} must be positive and finite",
+            plan_.softmax_scale, plan_.rope_attention_factor);
+      }
     }
     if (plan_.max_positions < 0) return bad_input("max_positions is {}", plan_.max_positions);
     return {};
@@ -160,14 +172,22 @@ class PlanChecker {
                      shape_text(weight.shape), shape_text(shape));
   }
 
-  Status check_layer(std::int32_t layer) const {
-    if (layer >= 0 && layer < plan_.num_layers) return {};
-    return bad_input("layer {} does not exist", layer);
+  /// Every layer writes its cache and attends over it once, in order.
+  static Status check_layer(std::int32_t layer, std::int32_t expected) {
+    if (layer == expected) return {};
+    return bad_input("layer {} where layer {} is due", layer, expected);
+  }
+
+  static Status check_epsilon(float eps) {
+    if (eps >= 0.0f && std::isfinite(eps)) return {};
+    return bad_input("epsilon is {}", eps);
   }
 
   Status check_step(const RmsNormStep& step) {
     const std::int64_t cols = KV8_TRY(read(step.in));
+    if (step.out == step.in) return bad_input("a norm writes over its input");
     KV8_TRY(check_weight_shape(step.weight, {cols}));
+    KV8_TRY(check_epsilon(step.eps));
     return write(step.out, cols, step.in);
   }
 
@@ -193,7 +213,12 @@ class PlanChecker {
 
   Status check_step(const RopeKvWriteStep& step) {
     const std::int64_t head_dim = plan_.head_dim;
-    KV8_TRY(check_layer(step.layer));
+    KV8_TRY(check_layer(step.layer, written_layers_));
+    if (written_layers_ != attended_layers_ || written_layers_ == plan_.num_layers) {
+      return bad_input("the cache of layer {} is not due", step.layer);
+    }
+    ++written_layers_;
+    KV8_TRY(check_epsilon(step.norm_eps));
     KV8_TRY(read(step.qkv));
     KV8_TRY(needs_all_rows(step.qkv));
     KV8_TRY(check_slot(step.qkv,
@@ -206,7 +231,11 @@ class PlanChecker {
 
   Status check_step(const AttentionStep& step) {
     const std::int64_t cols = std::int64_t{plan_.num_heads} * plan_.head_dim;
-    KV8_TRY(check_layer(step.layer));
+    KV8_TRY(check_layer(step.layer, attended_layers_));
+    if (written_layers_ == attended_layers_) {
+      return bad_input("attention over layer {} before its cache is written", step.layer);
+    }
+    ++attended_layers_;
     KV8_TRY(read(step.q));
     KV8_TRY(needs_all_rows(step.q));
     KV8_TRY(check_slot(step.q, cols, "Q"));
@@ -231,6 +260,7 @@ class PlanChecker {
 
   const Plan& plan_;
   std::vector<Rows> rows_;
+  std::int32_t written_layers_ = 0, attended_layers_ = 0;
 };
 
 }  // namespace

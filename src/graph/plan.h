@@ -86,8 +86,9 @@ struct Plan {
 };
 
 /// Checks everything that a backend relies on: slots and weights in range, shapes that fit
-/// each other, weights with all their bytes, positive finite scales, slots written before they are
-/// read, rows of one kind (all tokens, or selected ones) in a step.
+/// each other, weights with all their bytes, positive finite scales, every slot written, and before
+/// it is read, rows of one kind (all tokens, or selected ones) in a step, no step that writes over
+/// its input (a residual may be written over), layers written and attended once each, in order.
 Status validate(const Plan& plan);
 
 /// Bytes that one token takes with every layer's cache in FP8 or in FP16.
