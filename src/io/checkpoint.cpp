@@ -32,8 +32,9 @@ Result<std::map<std::string, std::vector<std::string>>> read_index(const fs::pat
     const bool plain = !name.empty() && name != "." && name != ".." &&
                        name.find_first_of(std::string_view("/\\\0", 3)) == std::string::npos;
     if (!plain) {
-      return bad_input("{}: `weight_map` puts tensor {} into {}, expected a file name of this folder",
-                       source, tensor, file.dump(-1, ' ', true, MapJson::error_handler_t::replace));
+      return bad_input(
+          "{}: `weight_map` puts tensor {} into {}, expected a file name of this folder", source,
+          tensor, file.dump(-1, ' ', true, MapJson::error_handler_t::replace));
     }
     shards[name].push_back(tensor);
   }
@@ -123,9 +124,10 @@ Status refuse_transforms(const TensorMap& tensors, const std::string& attention,
                          std::string_view dir) {
   for (const char* name : {"k_offset", "v_offset", "k_feedback"}) {
     if (tensors.contains(attention + name)) {
-      return unsupported("{}: tensor {}{} belongs to KV cache format \"FP8_KV8\", which is not "
-                         "supported by this version",
-                         dir, attention, name);
+      return unsupported(
+          "{}: tensor {}{} belongs to KV cache format \"FP8_KV8\", which is not "
+          "supported by this version",
+          dir, attention, name);
     }
   }
   return {};
@@ -161,8 +163,8 @@ Result<TensorView> Checkpoint::weight(std::string_view name, const Shape& shape)
                      shape_text(view.shape), shape_text(shape));
   }
   if (!is_float(view.dtype)) {
-    return unsupported("{}: tensor {} is of type {}, expected F16, BF16 or F32", dir_.string(), name,
-                       dtype_name(view.dtype));
+    return unsupported("{}: tensor {} is of type {}, expected F16, BF16 or F32", dir_.string(),
+                       name, dtype_name(view.dtype));
   }
   return view;
 }
@@ -182,9 +184,10 @@ Result<std::vector<LayerKvScales>> Checkpoint::kv_scales() const {
       const TensorView* found = KV8_TRY(find_scale(tensors_, modelopt, compressed, dir));
       if (found == nullptr && !required) return std::vector<float>();
       if (found == nullptr) {
-        return not_found("{}: {} says that the KV cache is FP8, but tensor {} is missing; quantize "
-                         "the model again",
-                         dir, quantization_.source, modelopt);
+        return not_found(
+            "{}: {} says that the KV cache is FP8, but tensor {} is missing; quantize "
+            "the model again",
+            dir, quantization_.source, modelopt);
       }
       const bool first = tensors_.contains(modelopt);
       return scale_values(*found, fmt::format("{}: tensor {}", dir, first ? modelopt : compressed),

@@ -78,9 +78,10 @@ Status read_sizes(const Json& json, std::string_view source, ModelConfig& config
   config.head_dim = static_cast<std::int32_t>(
       KV8_TRY(json_int_or(json, "head_dim", source, 1, kMaxHeadDim, derived)));
   if (config.head_dim == 0) {
-    return bad_input("{}: `head_dim` is missing, and `hidden_size` {} is not a multiple of "
-                     "`num_attention_heads` {}",
-                     source, config.hidden_size, config.num_heads);
+    return bad_input(
+        "{}: `head_dim` is missing, and `hidden_size` {} is not a multiple of "
+        "`num_attention_heads` {}",
+        source, config.hidden_size, config.num_heads);
   }
   if (config.head_dim % 2 != 0 || config.head_dim > kMaxHeadDim) {
     return bad_input("{}: `head_dim` is {}, expected an even number up to {}", source,
@@ -147,10 +148,9 @@ Status check_attention(const Json& json, std::string_view source, const ModelCon
   if (present(json, "layer_types") && config.family != Family::kLlama) {
     const Json& types = json["layer_types"];
     if (!types.is_array()) return bad_input("{}: `layer_types` is not a list", source);
-    const bool narrow =
-        present(json, "sliding_window") &&
-        KV8_TRY(json_int(json, "sliding_window", source, 0, std::int64_t{1} << 40)) <
-            config.max_position_embeddings;
+    const bool narrow = present(json, "sliding_window") &&
+                        KV8_TRY(json_int(json, "sliding_window", source, 0,
+                                         std::int64_t{1} << 40)) < config.max_position_embeddings;
     for (const Json& type : types) {
       if (type == "full_attention") continue;
       if (type != "sliding_attention") {

@@ -37,7 +37,8 @@ Result<QuantizationInfo> parse_hf_quant_config(const Json& file, const std::stri
     return bad_input("{}: field `quantization` is missing or not an object", source);
   }
   info.weight_algo = KV8_TRY(json_string_or(quantization, "quant_algo", info.source, ""));
-  info.kv_cache_algo = KV8_TRY(json_string_or(quantization, "kv_cache_quant_algo", info.source, ""));
+  info.kv_cache_algo =
+      KV8_TRY(json_string_or(quantization, "kv_cache_quant_algo", info.source, ""));
   return info;
 }
 
@@ -47,7 +48,8 @@ Result<QuantizationInfo> parse_quantization_config(const Json& quantization,
   info.source = source + ": `quantization_config`";
   if (!quantization.is_object()) return bad_input("{} is not an object", info.source);
   const std::string method = KV8_TRY(json_string(quantization, "quant_method", info.source));
-  info.kv_cache_algo = KV8_TRY(json_string_or(quantization, "kv_cache_quant_algo", info.source, ""));
+  info.kv_cache_algo =
+      KV8_TRY(json_string_or(quantization, "kv_cache_quant_algo", info.source, ""));
   if (info.kv_cache_algo.empty() && truthy(field(quantization, "kv_cache_scheme"))) {
     info.kv_cache_algo = "FP8";
   }

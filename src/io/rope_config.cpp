@@ -78,9 +78,8 @@ Result<RopeScaling> parse_scaling(const Json& json, std::string_view source,
   scaling.kind = KV8_TRY(parse_kind(json, source));
   if (scaling.kind == RopeScalingKind::kNone) return scaling;
   scaling.factor = KV8_TRY(bounded(json, "factor", source, 1.0, kMaxFactor));
-  scaling.original_max_position = static_cast<int>(
-      KV8_TRY(json_int_or(json, "original_max_position_embeddings", source, 1, kMaxPositions,
-                          top_level_original)));
+  scaling.original_max_position = static_cast<int>(KV8_TRY(json_int_or(
+      json, "original_max_position_embeddings", source, 1, kMaxPositions, top_level_original)));
   if (scaling.kind == RopeScalingKind::kLlama3) KV8_TRY(parse_llama3(json, source, scaling));
   if (scaling.kind == RopeScalingKind::kYarn) KV8_TRY(parse_yarn(json, source, scaling));
   return scaling;
@@ -109,8 +108,8 @@ Result<RopeConfig> parse_rope_config(const Json& config, std::string_view source
   RopeConfig rope;
   rope.theta = KV8_TRY(bounded_or(config, "rope_theta", source, 1.0, kMaxTheta, kDefaultTheta));
   KV8_TRY(refuse_partial(config, source));
-  const std::int64_t original = KV8_TRY(
-      json_int_or(config, "original_max_position_embeddings", source, 1, kMaxPositions, 0));
+  const std::int64_t original =
+      KV8_TRY(json_int_or(config, "original_max_position_embeddings", source, 1, kMaxPositions, 0));
   const char* key = "rope_parameters";
   const Json* fields = KV8_TRY(find_object(config, key, source));
   if (fields == nullptr) {

@@ -143,8 +143,11 @@ Status check_layout(std::vector<Range>& ranges, std::uint64_t data_bytes, std::s
 /// Views promise elements at aligned addresses. Files that break this are rare (an odd number of
 /// bytes before a wider type, or an unpadded header); their tensors are copied.
 void align(TensorView& view, const MappedFile& file) {
-  if (view.bytes.empty() ||
-      reinterpret_cast<std::uintptr_t>(view.bytes.data()) % dtype_size(view.dtype) == 0) {
+  if (view.bytes.empty()) {
+    view.bytes = {};
+    return;
+  }
+  if (reinterpret_cast<std::uintptr_t>(view.bytes.data()) % dtype_size(view.dtype) == 0) {
     view.owner = std::make_shared<MappedFile>(file);
     return;
   }
@@ -172,10 +175,10 @@ Result<std::string> make_header(const std::vector<NamedTensor>& tensors,
     KV8_CHECK(name != kMetadataKey && names.insert(name).second, "{}: tensor name {} is not unique",
               path, name);
     const auto elements = KV8_TRY(checked_num_elements(tensor.shape));
-    KV8_CHECK(static_cast<std::uint64_t>(elements) * dtype_size(tensor.dtype) ==
-                  tensor.bytes.size(),
-              "{}: tensor {} of shape {} has {} bytes", path, name, shape_text(tensor.shape),
-              tensor.bytes.size());
+    KV8_CHECK(
+        static_cast<std::uint64_t>(elements) * dtype_size(tensor.dtype) == tensor.bytes.size(),
+        "{}: tensor {} of shape {} has {} bytes", path, name, shape_text(tensor.shape),
+        tensor.bytes.size());
     const std::uint64_t end = offset + tensor.bytes.size();
     add(name, fmt::format(R"({{"dtype":"{}","shape":{},"data_offsets":[{},{}]}})",
                           dtype_name(tensor.dtype), Json(tensor.shape).dump(), offset, end));

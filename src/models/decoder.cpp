@@ -130,13 +130,8 @@ class Decoder {
     const Value rows = b_.transpose(out + "context_rows", heads_out, {0, 2, 1, 3});
     const Value merged = b_.node("Reshape", out + "context", {rows, "shape.merged_heads"});
     return linear(merged, self + "o_proj", config_.hidden_size,
-                  std::int64_t{config_.num_heads} * config_.head_dim, o_proj_bias(),
+                  std::int64_t{config_.num_heads} * config_.head_dim, config_.attention_output_bias,
                   out + "o_proj");
-  }
-
-  /// Llama's attention_bias covers o_proj too; Qwen2's QKV bias does not.
-  bool o_proj_bias() const {
-    return config_.attention_bias && config_.family != io::Family::kQwen2;
   }
 
   /// Projection, split in heads, normalised and rotated where the model does, rounded to the
@@ -314,13 +309,6 @@ class Decoder {
 
 Result<Graph> build_decoder_graph(const io::Checkpoint& checkpoint, const DecoderOptions& options) {
   const ModelConfig& config = checkpoint.config();
-  const io::QuantizationInfo& quantization = checkpoint.quantization();
-  if (!quantization.weight_algo.empty()) {
-    return unsupported(
-        "{}: weights are quantized ({}, says {}); this version of kv8 reads FP16, BF16 and FP32 "
-        "weights",
-        checkpoint.dir().string(), quantization.weight_algo, quantization.source);
-  }
   if (options.quantize_kv) {
     KV8_CHECK(options.kv_scales.size() == static_cast<std::size_t>(config.num_layers),
               "scales of {} layers for {} layers", options.kv_scales.size(), config.num_layers);

@@ -1,6 +1,6 @@
 #include "base/file.h"
 
-#include <sys/stat.h>
+#include <gtest/gtest.h>
 
 #include "base/temp_dir.h"
 

@@ -10,9 +10,8 @@
 namespace kv8::io {
 namespace {
 
-constexpr std::string_view kTwoTensors =
-    R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},)"
-    R"("b":{"dtype":"U8","shape":[3],"data_offsets":[8,11]}})";
+constexpr std::string_view kTwoTensors = R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},)"
+                                         R"("b":{"dtype":"U8","shape":[3],"data_offsets":[8,11]}})";
 
 class SafetensorsTest : public ::testing::Test {
  protected:

@@ -79,8 +79,7 @@ Status answer_file(const RunFlags& flags, const runtime::RequestOverrides& overr
   for (int i = 0; i < flags.warmup && !interrupted(); ++i) (void)runner->run(requests, {});
   runner->reset_profile();
   const auto responses = runner->run(requests, reporter);
-  KV8_TRY(
-      runtime::write_response_file(requests, responses, runner->tokenizer(), flags.output_file));
+  KV8_TRY(runtime::write_response_file(requests, responses, flags.output_file));
   std::size_t failed = 0;
   for (const auto& response : responses) {
     if (flags.dump_output) {
