@@ -70,8 +70,11 @@ std::string ChatTemplate::format_system(const std::vector<ChatMessage>& messages
   }
   const bool user_follows = messages.size() > 1 && messages[1].role == "user";
   if (system_placement == SystemPlacement::kFirstUser && given && user_follows) {
-    return conversation_prefix + user.prefix + system.prefix +
-           content_of(system, messages.front().content) + system.suffix;
+    const std::string block =
+        system.prefix + content_of(system, messages.front().content) + system.suffix;
+    // Where the content is trimmed together with the block, the block's end is not settled yet.
+    const std::string settled = user.trim ? python_strip(block) : block;
+    return conversation_prefix + user.prefix + settled;
   }
   return "";
 }
@@ -105,14 +108,14 @@ Result<std::string> ChatTemplate::format(const std::vector<ChatMessage>& message
       text += assistant.suffix;
       continue;
     }
-    text += user.prefix;
+    std::string body;
     const bool takes_system =
         (system_placement == SystemPlacement::kFirstUser && i == first) ||
         (system_placement == SystemPlacement::kLastMessage && is_last);
     if (given && takes_system) {
-      text += system.prefix + content_of(system, messages.front().content) + system.suffix;
+      body = system.prefix + content_of(system, messages.front().content) + system.suffix;
     }
-    text += content_of(user, content) + user.suffix;
+    text += user.prefix + content_of(user, body + content) + user.suffix;
   }
   if (add_generation_prompt || always_generation_prompt) {
     const bool quiet = !enable_thinking && !generation_prompt_no_think.empty();

@@ -18,7 +18,7 @@ struct ChatMessage {
 
 struct RoleAffixes {
   std::string prefix, suffix;
-  bool trim = false;  ///< white space around the content is dropped
+  bool trim = false;  ///< white space around the content (and a system message in it) is dropped
 };
 
 /// Where a system message goes.

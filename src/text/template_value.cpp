@@ -217,6 +217,31 @@ Result<std::string> Value::print() const {
   }
 }
 
+namespace {
+
+/// The items whose attribute is true, or passes the test that is named: selectattr and rejectattr.
+Result<Value> select(const Value& value, const std::vector<Value>& args, bool wanted) {
+  if (args.empty() || args.size() > 3 || !args[0].is(Type::kString)) {
+    return unsupported("this form of `selectattr` is not supported");
+  }
+  Value::List kept;
+  for (const Value& item : *value.list) {
+    Value attribute;
+    if (item.is(Type::kDict)) {
+      const auto found = item.dict->find(args[0].text);
+      if (found != item.dict->end()) attribute = found->second;
+    }
+    bool passes = attribute.truth();
+    if (args.size() > 1) {
+      passes = KV8_TRY(apply_test(args[1].text, attribute, {args.begin() + 2, args.end()}));
+    }
+    if (passes == wanted) kept.push_back(item);
+  }
+  return Value::of(std::move(kept));
+}
+
+}  // namespace
+
 Result<Value> apply_filter(std::string_view name, const Value& value,
                            const std::vector<Value>& args) {
   if (name == "default" || name == "d") {
@@ -243,6 +268,9 @@ Result<Value> apply_filter(std::string_view name, const Value& value,
   }
   if (name == "string") return Value::string(KV8_TRY(value.print()));
   if (name == "safe") return value;
+  if ((name == "selectattr" || name == "rejectattr") && value.is(Type::kList)) {
+    return select(value, args, name == "selectattr");
+  }
   if (name == "list" && value.is(Type::kList)) return value;
   if ((name == "first" || name == "last") && value.is(Type::kList)) {
     if (value.list->empty()) return Value();
@@ -268,7 +296,7 @@ Result<bool> apply_test(std::string_view name, const Value& value,
       return value.is(Type::kString) || value.is(Type::kList) || value.is(Type::kDict);
     }
   }
-  if (args.size() == 1 && (name == "eq" || name == "equalto")) return value == args[0];
+  if (args.size() == 1 && (name == "eq" || name == "equalto" || name == "==")) return value == args[0];
   return refuse("test", name);
 }
 
