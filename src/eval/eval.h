@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/progress.h"
@@ -28,6 +29,12 @@ struct EvalResult {
   std::string text_name, text_sha256;
 };
 
+/// The held-out text that ships with kv8.
+std::string_view held_out_text();
+
+/// Runs every window through both caches, each from an empty cache, and scores each token but the
+/// window's first. The checkpoint must have FP8 KV scales. Windows are no longer than the model's
+/// max_position_embeddings.
 Result<EvalResult> evaluate_kv_cache(const EvalOptions& options, const Reporter& reporter);
 
 }  // namespace kv8::eval

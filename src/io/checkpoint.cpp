@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "base/file.h"
+#include "io/messages.h"
 #include "io/paths.h"
 #include "io/quantization_info.h"
 #include "io/strict_json.h"
@@ -50,7 +51,8 @@ Status open_shards(const fs::path& dir, TensorMap& tensors, std::vector<std::str
     for (const auto& [name, view] : file.tensors()) {
       const auto [earlier, is_new] = found_in.emplace(name, shard);
       if (!is_new) {
-        return bad_input("{}: tensor {} is in {} too", file.path().string(), name, earlier->second);
+        return bad_input("{}: tensor {} is in {} too", file.path().string(), printable(name),
+                         printable(earlier->second));
       }
     }
     for (const std::string& name : expected) {

@@ -7,6 +7,7 @@
 #include <set>
 
 #include "base/json.h"
+#include "io/messages.h"
 #include "io/strict_json.h"
 
 namespace kv8::io {
@@ -49,7 +50,7 @@ Result<std::map<std::string, std::string>> parse_metadata(const MapJson& entry,
   std::map<std::string, std::string> metadata;
   for (const auto& [key, value] : entry.items()) {
     if (!value.is_string()) {
-      return bad_input("{}: {} entry \"{}\" is not a string", path, kMetadataKey, key);
+      return bad_input("{}: {} entry \"{}\" is not a string", path, kMetadataKey, printable(key));
     }
     metadata[key] = value.get<std::string>();
   }
@@ -161,9 +162,10 @@ std::string quoted(const std::string& text) {
   return Json(text).dump(-1, ' ', false, Json::error_handler_t::replace);
 }
 
-Result<std::string> make_header(const std::vector<NamedTensor>& tensors,
+/// The header's JSON, padded, and the size of the data in `data_bytes`.
+Result<std::string> make_header(const std::vector<TensorSpec>& tensors,
                                 const std::map<std::string, std::string>& metadata,
-                                const std::string& path) {
+                                const std::string& path, std::uint64_t& data_bytes) {
   std::set<std::string_view> names;
   std::string header = "{";
   const auto add = [&](const std::string& name, const std::string& value) {
@@ -171,17 +173,14 @@ Result<std::string> make_header(const std::vector<NamedTensor>& tensors,
   };
   if (!metadata.empty()) add(std::string(kMetadataKey), Json(metadata).dump());
   std::uint64_t offset = 0;
-  for (const auto& [name, tensor] : tensors) {
-    KV8_CHECK(name != kMetadataKey && names.insert(name).second, "{}: tensor name {} is not unique",
-              path, name);
+  for (const TensorSpec& tensor : tensors) {
+    KV8_CHECK(tensor.name != kMetadataKey && names.insert(tensor.name).second,
+              "{}: tensor name {} is not unique", path, tensor.name);
     const auto elements = KV8_TRY(checked_num_elements(tensor.shape));
-    KV8_CHECK(
-        static_cast<std::uint64_t>(elements) * dtype_size(tensor.dtype) == tensor.bytes.size(),
-        "{}: tensor {} of shape {} has {} bytes", path, name, shape_text(tensor.shape),
-        tensor.bytes.size());
-    const std::uint64_t end = offset + tensor.bytes.size();
-    add(name, fmt::format(R"({{"dtype":"{}","shape":{},"data_offsets":[{},{}]}})",
-                          dtype_name(tensor.dtype), Json(tensor.shape).dump(), offset, end));
+    const std::uint64_t end =
+        offset + static_cast<std::uint64_t>(elements) * dtype_size(tensor.dtype);
+    add(tensor.name, fmt::format(R"({{"dtype":"{}","shape":{},"data_offsets":[{},{}]}})",
+                                 dtype_name(tensor.dtype), Json(tensor.shape).dump(), offset, end));
     offset = end;
   }
   header += "}";
@@ -191,6 +190,7 @@ Result<std::string> make_header(const std::vector<NamedTensor>& tensors,
     return capacity_error("{}: {} tensors need a header of {} bytes, more than safetensors allows",
                           path, tensors.size(), header.size());
   }
+  data_bytes = offset;
   return header;
 }
 
@@ -228,8 +228,8 @@ Result<SafetensorsFile> SafetensorsFile::open(const std::filesystem::path& path)
       file.metadata_ = KV8_TRY(parse_metadata(entry, name));
       continue;
     }
-    Range range{0, 0, key};
-    TensorView view = KV8_TRY(parse_entry(entry, data, name + ": tensor " + key, range));
+    Range range{0, 0, printable(key)};
+    TensorView view = KV8_TRY(parse_entry(entry, data, name + ": tensor " + printable(key), range));
     ranges.push_back(std::move(range));
     file.tensors_.emplace(key, std::move(view));
   }
@@ -246,15 +246,44 @@ Result<TensorView> SafetensorsFile::tensor(std::string_view name) const {
   return found->second;
 }
 
+Result<SafetensorsWriter> SafetensorsWriter::create(
+    const std::filesystem::path& path, const std::vector<TensorSpec>& tensors,
+    const std::map<std::string, std::string>& metadata) {
+  std::uint64_t data_bytes = 0;
+  const std::string header = KV8_TRY(make_header(tensors, metadata, path.string(), data_bytes));
+  SafetensorsWriter writer(KV8_TRY(AtomicFile::create(path)));
+  const std::uint64_t length = header.size();
+  KV8_TRY(writer.file_.write(std::as_bytes(std::span(&length, 1))));
+  KV8_TRY(writer.file_.write(header));
+  writer.expected_size_ = writer.file_.size() + data_bytes;
+  return writer;
+}
+
+Status SafetensorsWriter::write(std::span<const std::byte> data) {
+  KV8_CHECK(data.size() <= expected_size_ - file_.size(), "{} bytes more than the tensors have",
+            data.size());
+  return file_.write(data);
+}
+
+Status SafetensorsWriter::commit() {
+  KV8_CHECK(file_.size() == expected_size_, "{} bytes of tensors are not written",
+            expected_size_ - file_.size());
+  return file_.commit();
+}
+
 Status write_safetensors(const std::filesystem::path& path, const std::vector<NamedTensor>& tensors,
                          const std::map<std::string, std::string>& metadata) {
-  const std::string header = KV8_TRY(make_header(tensors, metadata, path.string()));
-  AtomicFile file = KV8_TRY(AtomicFile::create(path));
-  const std::uint64_t length = header.size();
-  KV8_TRY(file.write(std::as_bytes(std::span(&length, 1))));
-  KV8_TRY(file.write(header));
-  for (const NamedTensor& entry : tensors) KV8_TRY(file.write(entry.tensor.bytes));
-  return file.commit();
+  std::vector<TensorSpec> specs;
+  for (const auto& [name, tensor] : tensors) specs.push_back({name, tensor.dtype, tensor.shape});
+  SafetensorsWriter writer = KV8_TRY(SafetensorsWriter::create(path, specs, metadata));
+  for (const auto& [name, tensor] : tensors) {
+    KV8_CHECK(static_cast<std::size_t>(tensor.num_elements()) * dtype_size(tensor.dtype) ==
+                  tensor.bytes.size(),
+              "tensor {} of shape {} has {} bytes", name, shape_text(tensor.shape),
+              tensor.bytes.size());
+    KV8_TRY(writer.write(tensor.bytes));
+  }
+  return writer.commit();
 }
 
 Status write_sharded_safetensors(const std::filesystem::path& dir,

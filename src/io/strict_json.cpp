@@ -3,6 +3,8 @@
 #include <set>
 #include <vector>
 
+#include "io/messages.h"
+
 namespace kv8::io {
 namespace {
 
@@ -27,7 +29,7 @@ Result<MapJson> parse_strict_json(std::string_view text, std::string_view source
     } else if (event == Event::key) {
       const auto& key = parsed.get_ref<const std::string&>();
       if (!keys.back().insert(key).second) {
-        throw Refusal{fmt::format("has the key \"{}\" twice", key)};
+        throw Refusal{fmt::format("has the key \"{}\" twice", printable(key))};
       }
     }
     return true;

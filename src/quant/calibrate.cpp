@@ -141,7 +141,7 @@ Result<CalibrationResult> calibrate(const fs::path& model_dir, const Calibration
   }
   const Status status = observe_samples(model, dataset.samples, observer, reporter.progress);
   if (reporter.progress != nullptr) reporter.progress->end();
-  KV8_TRY(Status(status));
+  if (!status.ok()) return status.error();
   result.layers = KV8_TRY(observer.amax());
   return result;
 }
