@@ -1,13 +1,14 @@
 #include "exec/exec_testing.h"
 
-#include "base/file.h"
 #include "io/safetensors.h"
+#include "support/tiny_checkpoint.h"
 
 namespace kv8::exec {
 namespace {
 
 /// Row `layer` of a golden [layers, count] tensor, as a tensor of its own.
-TensorView scale_row(const io::SafetensorsFile& golden, const std::string& name, std::size_t layer) {
+TensorView scale_row(const io::SafetensorsFile& golden, const std::string& name,
+                     std::size_t layer) {
   const TensorView all = golden.tensor(name).value();
   const auto count = static_cast<std::size_t>(all.shape[1]);
   const std::vector<float> values = to_float(all).value();
@@ -21,7 +22,8 @@ void write_fp8_checkpoint(const std::string& name, Scales scales,
                           const std::filesystem::path& dir) {
   const io::Checkpoint checkpoint = io::Checkpoint::open(tiny_model(name)).value();
   const auto golden =
-      io::SafetensorsFile::open(test_data() / "golden" / ("fp8_kv_" + name + ".safetensors")).value();
+      io::SafetensorsFile::open(test_data() / "golden" / ("fp8_kv_" + name + ".safetensors"))
+          .value();
   std::vector<io::NamedTensor> tensors;
   for (const std::string& tensor : checkpoint.tensor_names()) {
     tensors.push_back({tensor, checkpoint.tensor(tensor).value()});
@@ -34,25 +36,17 @@ void write_fp8_checkpoint(const std::string& name, Scales scales,
     tensors.push_back({self + "v_proj.v_scale", scale_row(golden, "v_scale" + suffix, layer)});
     tensors.push_back({self + "q_proj.q_scale", scale_row(golden, "q_scale", layer)});
   }
-  std::filesystem::create_directories(dir);
-  ASSERT_TRUE(io::write_safetensors(dir / "model.safetensors", tensors).ok());
-  ASSERT_TRUE(copy_file(tiny_model(name) / "config.json", dir / "config.json").ok());
-  test::write_bytes(dir / "hf_quant_config.json",
-                    R"({"producer": {"name": "kv8", "version": "0.1.0"}, "quantization": )"
-                    R"({"quant_algo": null, "kv_cache_quant_algo": "FP8", "exclude_modules": []}})");
-}
-
-void add_text_files(const std::filesystem::path& dir) {
-  const auto from = test_data() / "tokenizers" / "llama2";
-  for (const char* name : {"tokenizer.json", "tokenizer_config.json"}) {
-    ASSERT_TRUE(copy_file(from / name, dir / name).ok());
+  test::make_tiny_checkpoint(name, dir);
+  for (const auto& entry : std::filesystem::directory_iterator(dir)) {
+    if (entry.path().filename().string().starts_with("model")) {
+      std::filesystem::remove(entry.path());
+    }
   }
-  test::write_bytes(dir / "processed_chat_template.json", R"({
-  "model_path": "tiny", "content_types": {},
-  "roles": {"system": {"prefix": "<s>", "suffix": "\n"}, "user": {"prefix": "<u>", "suffix": "\n"},
-            "assistant": {"prefix": "<a>", "suffix": "\n"}},
-  "generation_prompt": "<a>", "default_system_prompt": ""
-})");
+  ASSERT_TRUE(io::write_safetensors(dir / "model.safetensors", tensors).ok());
+  test::write_bytes(
+      dir / "hf_quant_config.json",
+      R"({"producer": {"name": "kv8", "version": "0.1.0"}, "quantization": )"
+      R"({"quant_algo": null, "kv_cache_quant_algo": "FP8", "exclude_modules": []}})");
 }
 
 }  // namespace kv8::exec

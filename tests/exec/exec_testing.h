@@ -26,10 +26,8 @@ inline std::filesystem::path tiny_model(const std::string& name) {
 /// head.
 enum class Scales { kPerTensor, kPerHead };
 
-/// Writes a copy of a tiny checkpoint with FP8 KV scales in ModelOpt's layout.
+/// Writes a copy of a tiny checkpoint, tokenizer and all, with FP8 KV scales in ModelOpt's layout.
 void write_fp8_checkpoint(const std::string& name, Scales scales, const std::filesystem::path& dir);
-/// Puts a tokenizer and a processed chat template beside a checkpoint.
-void add_text_files(const std::filesystem::path& dir);
 
 /// The decoder's graph of a checkpoint, FP8 where its metadata says so.
 inline graph::Graph decoder_graph(const std::filesystem::path& dir) {

@@ -84,8 +84,7 @@ Fixture open_fixture(const std::filesystem::path& checkpoint, bool fp8, DType q_
   config.q_dtype = q_dtype;
   fixture.engine = Engine::from_checkpoint(checkpoint, fp8, config).value();
   if (backend == "reference") {
-    fixture.backend =
-        std::make_unique<ReferenceBackend>(fixture.engine->plan(), kPages, kMaxRows);
+    fixture.backend = std::make_unique<ReferenceBackend>(fixture.engine->plan(), kPages, kMaxRows);
   } else {
     fixture.backend = fixture.engine->open_backend(kPages, kMaxRows, 2).value();
   }
@@ -168,8 +167,7 @@ class Logits : public ::testing::TestWithParam<Case> {};
 TEST_P(Logits, Fp16CacheAgreesWithTransformers) {
   Fixture f = open_fixture(tiny_model(GetParam().model), false, DType::kF8E4M3, GetParam().backend);
   const Json golden = read_json_file(test_data() / "golden" / "models.json").value();
-  const double rounding =
-      golden["models"][GetParam().model]["kv_rounding_error"].get<double>();
+  const double rounding = golden["models"][GetParam().model]["kv_rounding_error"].get<double>();
   const bool bf16 = f.engine->plan().model_dtype == DType::kBF16;
   const auto plain = golden_prompts(GetParam().model, "logits");
   const auto rounded = bf16 ? golden_prompts(GetParam().model, "kv_rounded") : plain;
@@ -203,8 +201,7 @@ TEST_P(Logits, Fp8CacheAgreesWithItsSimulationInPyTorch) {
     std::vector<GoldenPrompt> prompts = {golden_prompts(GetParam().model, "logits")[2]};
     prompts[0].logits =
         to_float(golden_file("fp8_kv_" + GetParam().model).tensor(variant.name).value()).value();
-    const double row_limit =
-        std::max(kTolerance, 3 * noise[variant.name][0].get<double>());
+    const double row_limit = std::max(kTolerance, 3 * noise[variant.name][0].get<double>());
     for (const auto& logits : {run_whole(f, prompts), run_pieces(f, prompts)}) {
       std::vector<double> errors = row_errors(logits[0], prompts[0]);
       EXPECT_LT(worst(errors), row_limit);
@@ -255,7 +252,8 @@ TEST(RunStep, RefusesWhatDoesNotFitAndChangesNothing) {
   const std::vector<std::int32_t> tokens(101, 5);
   std::vector<float> logits;
   const auto whole = std::span(tokens);
-  const Status capacity = run_prefill(*engine, backend, a, whole, 10, StepItem::Logits::kLast, logits);
+  const Status capacity =
+      run_prefill(*engine, backend, a, whole, 10, StepItem::Logits::kLast, logits);
   expect_error(capacity, {"101", "max_kv_cache_capacity 100"});
   EXPECT_EQ(capacity.error().code, ErrorCode::kCapacity);
   std::vector<StepItem> items = {{&a, whole.first(80)}, {&b, whole.first(80)}};

@@ -25,10 +25,10 @@ Status ReferenceBackend::run(const Batch& batch, float* logits, TapSink*) {
   KV8_CHECK(batch.num_rows <= max_rows_, "{} rows", batch.num_rows);
   Running running{&batch, batch.num_rows, {}};
   running.slots.resize(plan_.slot_cols.size());
-  const TensorView embeds{DType::kF16,
-                          {batch.num_rows, plan_.hidden_size},
-                          std::as_bytes(std::span(
-                              batch.inputs_embeds,
+  const TensorView embeds{
+      DType::kF16,
+      {batch.num_rows, plan_.hidden_size},
+      std::as_bytes(std::span(batch.inputs_embeds,
                               static_cast<std::size_t>(batch.num_rows * plan_.hidden_size)))};
   running.slots[static_cast<std::size_t>(plan_.input_slot)] = to_float(embeds).value();
   for (const Step& step : plan_.steps) {
@@ -54,8 +54,8 @@ Status ReferenceBackend::copy_page(std::int32_t from, std::int32_t to) {
 
 float* ReferenceBackend::slot(Running& running, Slot slot) {
   std::vector<float>& values = running.slots[static_cast<std::size_t>(slot)];
-  values.resize(static_cast<std::size_t>(std::max<std::int64_t>(running.batch->num_rows, 1) *
-                                         cols(slot)));
+  values.resize(
+      static_cast<std::size_t>(std::max<std::int64_t>(running.batch->num_rows, 1) * cols(slot)));
   return values.data();
 }
 
