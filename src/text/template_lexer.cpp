@@ -152,7 +152,7 @@ class Lexer {
     if (std::string_view("()[]{}.,:|+-*/%~<>=").find(c) == std::string_view::npos) {
       return bad_input("unexpected character `{}`", c);
     }
-    token.text = c;
+    token.text.assign(1, c);
     ++at_;
     return token;
   }
