@@ -34,6 +34,7 @@ class TempDir {
 };
 
 inline void write_raw(const std::filesystem::path& path, std::string_view bytes) {
+  std::filesystem::remove(path);  // ext4 flushes a file that is truncated and written again
   std::ofstream(path, std::ios::binary) << bytes;
 }
 

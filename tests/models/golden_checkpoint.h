@@ -65,7 +65,8 @@ inline void write_fp8_checkpoint(const std::string& name, const std::filesystem:
   std::erase_if(tensors, [&](const auto& t) { return options.without.contains(t.name); });
   std::filesystem::create_directories(dir);
   ASSERT_TRUE(io::write_safetensors(dir / "model.safetensors", tensors).ok());
-  std::filesystem::copy_file(golden_dir(name) / "config.json", dir / "config.json");
+  std::filesystem::copy_file(golden_dir(name) / "config.json", dir / "config.json",
+                             std::filesystem::copy_options::overwrite_existing);
   test::write_bytes(dir / "hf_quant_config.json", R"({"producer": {"name": "test"},
       "quantization": {"quant_algo": null, "kv_cache_quant_algo": "FP8"}})");
 }
