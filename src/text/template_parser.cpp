@@ -66,8 +66,8 @@ class ExpressionParser {
       ExpressionPtr condition = KV8_TRY(alternation());
       ExpressionPtr other;
       if (take_word("else")) other = KV8_TRY(expression());
-      value = make(Kind::kConditional, "", std::move(condition), std::move(value),
-                   std::move(other));
+      value =
+          make(Kind::kConditional, "", std::move(condition), std::move(value), std::move(other));
     }
     return value;
   }
