@@ -195,19 +195,20 @@ struct Consumer {
     if constexpr (kBlocks == C::kPages) release(smem.v_empty(cursor.slot()));
   }
 
-  /// A tile that the causal limit cuts, page by page: those behind the limit are left out.
+  /// A tile that the causal limit cuts, page by page: those behind the limit are left out. `keys`:
+  /// keys that any of the rows sees, relative to the tile, at least 1.
   __device__ __forceinline__ void attend_cut(RowState<C>& rows, StageCursor<C> cursor, uint32_t q,
-                                             Scale<C> scale, int last_key) const {
-    if constexpr (!C::kCutByPage) {
+                                             Scale<C> scale, int last_key, int keys) const {
+    if constexpr (!C::kCutByPage || C::kPages == 1) {
       attend<C::kPages, true>(rows, cursor, q, scale, 0, last_key);
-      return;
+    } else {
+      int page = min((keys - 1) / kPageRows, C::kPages - 1);
+      for (; page >= 0; --page) {
+        attend<1, true>(rows, cursor, q, scale, page, last_key - page * kPageRows);
+      }
+      release(smem.k_empty(cursor.slot()));
+      release(smem.v_empty(cursor.slot()));
     }
-    int page = min((last_key + kGroupRows - 1) / kPageRows, C::kPages - 1);
-    for (; page >= 0; --page) {
-      attend<1, true>(rows, cursor, q, scale, page, last_key - page * kPageRows);
-    }
-    release(smem.k_empty(cursor.slot()));
-    release(smem.v_empty(cursor.slot()));
   }
 
   /// Visits this warpgroup's share of the key tiles and moves the cursor over all of them.
@@ -239,7 +240,7 @@ struct Consumer {
       if (!mine()) continue;
       const int relative = last_key - tile * C::kKeys;
       if (relative < C::kKeys - 1) {
-        attend_cut(rows, cursor, q, scale, relative);
+        attend_cut(rows, cursor, q, scale, relative, keys - tile * C::kKeys);
       } else {
         attend<C::kPages, false>(rows, cursor, q, scale, 0, 0);
       }
