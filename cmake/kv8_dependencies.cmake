@@ -1,29 +1,19 @@
-# Libraries, all from the distribution's packages; onnx.proto comes from the Python package onnx.
-find_package(Threads REQUIRED)
-find_package(PkgConfig REQUIRED)
-find_package(fmt REQUIRED)
-find_package(nlohmann_json 3.10 REQUIRED)
-find_package(OpenSSL REQUIRED COMPONENTS Crypto)
+# Dependencies: packages of the distribution, and onnx.proto from the Python package onnx.
+include(kv8_libraries)
 find_package(CLI11 REQUIRED)
-find_package(Protobuf REQUIRED)
-pkg_check_modules(PCRE2 REQUIRED IMPORTED_TARGET libpcre2-8)
-pkg_check_modules(UTF8PROC REQUIRED IMPORTED_TARGET libutf8proc)
-find_package(hwy REQUIRED)
-if(NOT TARGET hwy::hwy)
-  add_library(hwy::hwy ALIAS hwy)
-endif()
 
 # sgemm for prefill.
 add_library(kv8_blas INTERFACE)
-pkg_check_modules(OPENBLAS REQUIRED IMPORTED_TARGET openblas)
 target_link_libraries(kv8_blas INTERFACE PkgConfig::OPENBLAS)
 
 # onnx.proto: taken from the pinned Python package once, checked by its hash, then compiled here.
 set(KV8_ONNX_VERSION 1.23.2)
+set(KV8_ONNX_PROTO_SHA256 547214dd049486a4d5ecbae593e9c72d90b5e8d603944b722eff469e0b5a9cc9)
 set(kv8_onnx_proto_file "${CMAKE_SOURCE_DIR}/.cache/onnx-${KV8_ONNX_VERSION}/onnx.proto")
 if(NOT EXISTS "${kv8_onnx_proto_file}")
   execute_process(
-    COMMAND "${CMAKE_SOURCE_DIR}/tools/fetch_onnx_proto.sh" "${KV8_ONNX_VERSION}" "${kv8_onnx_proto_file}"
+    COMMAND "${CMAKE_SOURCE_DIR}/tools/fetch_onnx_proto.sh" "${KV8_ONNX_VERSION}" "${KV8_ONNX_PROTO_SHA256}"
+            "${kv8_onnx_proto_file}"
     RESULT_VARIABLE kv8_fetch_result)
   if(NOT kv8_fetch_result EQUAL 0)
     message(FATAL_ERROR "onnx.proto could not be fetched; see the lines above. It may be put at ${kv8_onnx_proto_file} by hand.")

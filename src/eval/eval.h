@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/progress.h"
@@ -24,9 +25,16 @@ struct EvalResult {
   double perplexity_fp16 = 0, perplexity_fp8 = 0;
   double mean_kl = 0;         ///< mean over positions of KL(fp16 || fp8), nats
   double top1_agreement = 0;  ///< fraction of positions with the same best token
+  std::int64_t kv_bytes_per_token_fp16 = 0, kv_bytes_per_token_fp8 = 0;
   std::string text_name, text_sha256;
 };
 
+/// The held-out text that ships with kv8.
+std::string_view held_out_text();
+
+/// Runs every window through both caches, each from an empty cache, and scores each token but the
+/// window's first. The checkpoint must have FP8 KV scales. Windows are no longer than the model's
+/// max_position_embeddings.
 Result<EvalResult> evaluate_kv_cache(const EvalOptions& options, const Reporter& reporter);
 
 }  // namespace kv8::eval

@@ -45,12 +45,17 @@ Status build_engine_from_checkpoint(const std::filesystem::path& checkpoint_dir,
                                     const std::filesystem::path& engine_dir,
                                     const BuilderConfig& config, const Reporter& reporter);
 
-/// Writes and reads llm.engine itself: header (magic, format version, backend, architecture,
-/// SHA-256 of the rest), the plan as JSON, 64-byte aligned weights. `read` maps the file; weights
-/// are used in place. `verify_hash` reads the whole file (the default checks the plan's own hash
-/// only, so that loading stays instant).
+/// Pages of the KV pool that `config` asks for: kv_cache_memory over the bytes that a page takes
+/// in all layers, or enough for max_batch_size sequences of max_kv_cache_capacity tokens. kCapacity
+/// when that memory does not hold a sequence of max_input_len tokens.
+Result<std::int32_t> kv_pool_pages(const BuilderConfig& config, const Plan& plan);
+
+/// Writes and reads llm.engine itself: header (magic, format version, backend, architecture, sizes,
+/// SHA-256 of both sections), the plan as JSON, 64-byte aligned weights. `read` maps the file;
+/// weights are used in place. `verify_hash` reads the whole file (the default checks the plan's own
+/// hash only, so that loading stays instant).
 Status write_engine_file(const Plan& plan, const BuilderConfig& config,
-                         const std::filesystem::path& file);
+                         const std::filesystem::path& file, const Reporter& reporter);
 Result<Plan> read_engine_file(const std::filesystem::path& file, std::string_view backend,
                               bool verify_hash = false);
 

@@ -20,6 +20,9 @@ class Sequence {
 
   std::int32_t length() const { return length_; }
   const std::vector<std::int32_t>& pages() const { return pages_; }
+  KvPool& pool() const { return *pool_; }
+  /// Pages that `tokens` more tokens would have to take from the pool.
+  std::int64_t pages_lacking(std::int32_t tokens) const;
   /// Takes the pages that `tokens` more tokens need; kCapacity (and nothing taken) if they lack.
   Status reserve(std::int32_t tokens);
   /// Counts `tokens` as written.
@@ -43,7 +46,9 @@ struct StepItem {
 };
 
 /// Embeds, reserves pages, runs the backend and advances the sequences. `logits` gets the wanted
-/// rows in order, [rows, vocab_size]. All tokens together must fit Backend::max_rows.
+/// rows in order, [rows, vocab_size]. All tokens together must fit Backend::max_rows; items are of
+/// different sequences of one pool and have at least one token each. kCapacity, and nothing
+/// changed, when pages lack or a sequence would outgrow the engine's max_kv_cache_capacity.
 Status run_step(const Engine& engine, Backend& backend, std::span<StepItem> items,
                 std::vector<float>& logits, TapSink* taps = nullptr);
 

@@ -16,12 +16,14 @@ namespace kv8::graph {
 using Attribute =
     std::variant<std::int64_t, float, std::string, std::vector<std::int64_t>, std::vector<float>>;
 
+using Attributes = std::map<std::string, Attribute>;
+
 struct Node {
   std::string op_type;
   std::string name;
   std::vector<std::string> inputs;  ///< value names; "" for an absent optional input
   std::vector<std::string> outputs;
-  std::map<std::string, Attribute> attributes;
+  Attributes attributes;
 };
 
 /// A dimension is a number, or a symbol such as "batch".
@@ -50,7 +52,18 @@ struct Graph {
   const Initializer* find_initializer(std::string_view value_name) const;
 };
 
-/// Checks what the comment of Graph promises.
+/// Checks what the comment of Graph promises, that initializers have as many bytes as their shapes
+/// say, and that every node is of a known operator (see graph.cpp) with as many inputs as it takes:
+/// required ones are there, so that `inputs[i]` of a validated node needs no check for them.
 Status validate(const Graph& graph);
+
+/// TensorProto.DataType's number of a dtype: what Cast's `to` and QuantizeLinear's `output_dtype`
+/// hold.
+std::int64_t onnx_dtype(DType dtype);
+/// Fails for element types that kv8 does not know.
+Result<DType> dtype_from_onnx(std::int64_t number);
+
+/// One line a value and a node, in order: what a person reads to see what a graph does.
+std::string to_text(const Graph& graph);
 
 }  // namespace kv8::graph

@@ -10,6 +10,7 @@
 #include <variant>
 #include <vector>
 
+#include "base/result.h"
 #include "ops/params.h"
 
 namespace kv8 {
@@ -53,7 +54,7 @@ using Step = std::variant<RmsNormStep, LinearStep, RopeKvWriteStep, AttentionSte
 struct LayerCache {
   DType dtype = DType::kF16;            ///< kF16 or kF8E4M3
   std::vector<float> k_scale, v_scale;  ///< FP8: 1 or num_kv_heads entries, same count
-  std::vector<float> q_scale;           ///< empty: Q is not quantized
+  std::vector<float> q_scale;           ///< one entry, or empty: Q is not quantized
 };
 
 /// A weight as a list of row blocks, concatenated along dimension 0 when it is stored. In a loaded
@@ -77,12 +78,18 @@ struct Plan {
   std::vector<PlanWeight> weights;
   std::vector<std::int32_t> slot_cols;
   Slot input_slot = 0;   ///< inputs_embeds
-  Slot logits_slot = 0;  ///< [selected rows, vocab_size]
+  Slot logits_slot = 0;  ///< [selected rows, vocab_size]; written once, by selected rows
   std::vector<Step> steps;
 
   /// Bytes of cache that one token takes over all layers, scales aside.
   std::int64_t kv_bytes_per_token() const;
 };
+
+/// Checks everything that a backend relies on: slots and weights in range, shapes that fit
+/// each other, weights with all their bytes, positive finite scales, every slot written, and before
+/// it is read, rows of one kind (all tokens, or selected ones) in a step, no step that writes over
+/// its input (a residual may be written over), layers written and attended once each, in order.
+Status validate(const Plan& plan);
 
 /// Bytes that one token takes with every layer's cache in FP8 or in FP16.
 std::int64_t kv_bytes_per_token(const Plan& plan, DType cache_dtype);

@@ -29,8 +29,9 @@ struct LayerKvScales {
 
 class Checkpoint {
  public:
-  /// Opens model.safetensors, or the shards of model.safetensors.index.json. Checks that every
-  /// tensor of the index is where it says, once.
+  /// Opens model.safetensors, or the shards of model.safetensors.index.json (both at once is an
+  /// error). Checks that every tensor of the index is where it says, once. Quantized weights, and
+  /// KV caches quantized in any other way than plain FP8, are refused by name.
   static Result<Checkpoint> open(const std::filesystem::path& dir);
 
   const std::filesystem::path& dir() const { return dir_; }
@@ -41,7 +42,7 @@ class Checkpoint {
   /// The tensor if it has exactly this shape and a float type (F32, F16, BF16), else an error that
   /// names tensor, file, found and expected.
   Result<TensorView> weight(std::string_view name, const Shape& shape) const;
-  /// Names in the order of the files.
+  /// Names in the order of the files, and by name within each.
   const std::vector<std::string>& tensor_names() const { return names_; }
 
   /// Scales of every layer when quantization().kv_cache_fp8. K and V scales of layer i are

@@ -16,8 +16,8 @@
 
 namespace kv8::io {
 
-using GgufScalar = std::variant<std::uint64_t, std::int64_t, double, bool, std::string>;
-/// Arrays of numbers are kept as doubles or int64, arrays of strings as strings.
+/// A metadata value. Whole numbers of any width are uint64 or int64, floats double; arrays of whole
+/// numbers and of bools are int64.
 using GgufValue =
     std::variant<std::uint64_t, std::int64_t, double, bool, std::string, std::vector<std::int64_t>,
                  std::vector<double>, std::vector<std::string>>;
@@ -31,7 +31,8 @@ struct GgufTensor {
 
 class GgufFile {
  public:
-  /// Checks magic, version, every count and length against the file's size.
+  /// Checks magic, version, every count, length and offset against the file's size, before memory
+  /// is taken for them. Tensors of types that kv8 does not read are refused.
   static Result<GgufFile> open(const std::filesystem::path& path);
   const std::map<std::string, GgufValue, std::less<>>& metadata() const { return metadata_; }
   const std::vector<GgufTensor>& tensors() const { return tensors_; }

@@ -22,7 +22,8 @@ struct ModelConfig {
   std::int32_t max_position_embeddings = 0;
   float rms_norm_eps = 1e-5f;
   bool tie_word_embeddings = false;
-  bool attention_bias = false;  ///< q, k, v projections have a bias (qwen2: always)
+  bool attention_bias = false;         ///< q, k, v projections have a bias (qwen2: always)
+  bool attention_output_bias = false;  ///< o projection has one too (llama, qwen3; never qwen2)
   bool mlp_bias = false;
   DType dtype = DType::kF16;  ///< torch_dtype / dtype: kF16, kBF16 or kF32
   RopeConfig rope;

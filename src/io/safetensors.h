@@ -28,13 +28,38 @@ class SafetensorsFile {
   std::map<std::string, std::string> metadata_;
 };
 
+/// A tensor whose bytes are written later.
+struct TensorSpec {
+  std::string name;
+  DType dtype = DType::kF32;
+  Shape shape;
+};
+
+/// Writes one file piece by piece, so that its tensors need not be in memory together. The data
+/// section starts 64-byte aligned. Without `commit` no file appears.
+class SafetensorsWriter {
+ public:
+  static Result<SafetensorsWriter> create(const std::filesystem::path& path,
+                                          const std::vector<TensorSpec>& tensors,
+                                          const std::map<std::string, std::string>& metadata = {});
+  /// Appends to the data: the tensors in the order given to `create`, in pieces of any size.
+  Status write(std::span<const std::byte> data);
+  /// Every byte must have been written.
+  Status commit();
+
+ private:
+  explicit SafetensorsWriter(AtomicFile file) : file_(std::move(file)) {}
+  AtomicFile file_;
+  std::uint64_t expected_size_ = 0;
+};
+
 /// A tensor to be written; `tensor.bytes` is read when the file is written.
 struct NamedTensor {
   std::string name;
   TensorView tensor;
 };
 
-/// Writes one file. Tensor data starts 64-byte aligned. Deterministic: order as given.
+/// Writes one file by SafetensorsWriter. Deterministic: order as given.
 Status write_safetensors(const std::filesystem::path& path, const std::vector<NamedTensor>& tensors,
                          const std::map<std::string, std::string>& metadata = {});
 

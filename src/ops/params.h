@@ -42,7 +42,8 @@ struct SwiGluParams {
   std::int64_t rows = 0, cols = 0;
 };
 
-/// Scales of one layer: each array has `count` entries, 1 (per tensor) or num_kv_heads.
+/// Dequant scales of one layer. K and V have `count` entries each: 1 (per tensor) or num_kv_heads.
+/// Q has one.
 struct KvScales {
   const float* k = nullptr;
   const float* v = nullptr;

@@ -43,6 +43,11 @@ struct QuantizeOptions {
   CalibrationOptions calibration;
 };
 
+/// Runs the text through the model with an FP16 cache and observes Q, K and V. Samples are no
+/// longer than the model's max_position_embeddings. The result depends on model and text alone.
+Result<CalibrationResult> calibrate(const std::filesystem::path& model_dir,
+                                    const CalibrationOptions& options, const Reporter& reporter);
+
 /// `kv8 quantize llm`: runs the text through the model, then writes the ModelOpt-style checkpoint
 /// (whole or not at all) with kv_calibration.json beside it. Deterministic.
 Status quantize_llm(const QuantizeOptions& options, const Reporter& reporter);

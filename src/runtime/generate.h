@@ -3,6 +3,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -10,6 +11,7 @@
 #include "exec/engine.h"
 #include "runtime/profile.h"
 #include "runtime/request.h"
+#include "text/chat_template.h"
 #include "text/tokenizer.h"
 
 namespace kv8::runtime {
@@ -35,8 +37,10 @@ struct LogprobEntry {
 };
 
 struct Response {
-  std::int32_t request_idx = 0, batch_idx = 0;
+  std::int32_t request_idx = 0;
+  std::int32_t batch_idx = 0;  ///< place in the batch that the request ran at
   std::string output_text;
+  /// Generated tokens without the end-of-sequence token; `logprobs` has one entry for each.
   std::vector<std::int32_t> output_ids;
   FinishReason finish_reason = FinishReason::kNotFinished;
   std::optional<Error> error;
@@ -50,18 +54,38 @@ using StreamSink = std::function<void(std::int32_t request_idx, std::string_view
 
 struct RunnerOptions {
   int num_threads = 0;
-  std::int32_t prefill_chunk = 256;
+  std::int32_t prefill_chunk = 256;  ///< prompt tokens of one step
   StreamSink stream;
 };
 
-/// One loaded engine with its tokenizer, chat template and KV pool.
+/// What a Runner is made of. The backend has been opened with pool_pages() pages and at least
+/// max(prefill_chunk, max_batch_size) rows.
+struct RunnerParts {
+  std::unique_ptr<exec::Engine> engine;
+  std::unique_ptr<Backend> backend;
+  text::Tokenizer tokenizer;
+  std::optional<text::ChatTemplate> chat_template;
+};
+
+/// KV pages of an engine: kv_cache_memory where it is set, else enough for max_batch_size sequences
+/// of full capacity. kCapacity when the memory is less than a page.
+Result<std::int32_t> pool_pages(const exec::Engine& engine);
+
+/// One loaded engine with its tokenizer, chat template and KV pool. System prompts kept by
+/// `save_system_prompt_kv_cache` live as long as the Runner.
+///
+/// Prompts are computed one request at a time in the order of the file, in chunks, a decode step of
+/// all running requests after each chunk. A request starts when a place in the batch and the pages
+/// of its longest possible answer are free, so that a running request never lacks pages.
 class Runner {
  public:
   static Result<std::unique_ptr<Runner>> open(const std::filesystem::path& engine_dir,
                                               const RunnerOptions& options);
+  static std::unique_ptr<Runner> create(RunnerParts parts, const RunnerOptions& options);
   virtual ~Runner() = default;
   /// Answers every request, at most `batch_size` at once; results are in request order and do not
-  /// depend on the batch size. A failing request carries its own error.
+  /// depend on the batch size. A failing request carries its own error. Once interrupted(), running
+  /// requests end as kCancelled with the text so far and the rest stay kNotFinished.
   virtual std::vector<Response> run(const RequestFile& file, const Reporter& reporter) = 0;
   virtual const exec::Engine& engine() const = 0;
   virtual const text::Tokenizer& tokenizer() const = 0;
@@ -69,8 +93,8 @@ class Runner {
   virtual void reset_profile() = 0;
 };
 
-/// The response file of the contract.
+/// The response file of the contract: docs/requests.md.
 Status write_response_file(const RequestFile& requests, const std::vector<Response>& responses,
-                           const text::Tokenizer& tokenizer, const std::filesystem::path& file);
+                           const std::filesystem::path& file);
 
 }  // namespace kv8::runtime

@@ -19,9 +19,14 @@ struct StageStats {
 StageStats summarize(std::vector<double> samples_ms);
 
 struct Profile {
-  std::map<std::string, std::vector<double>> stage_ms;  ///< "prefill", "generation", "sampling", …
-  std::int64_t prefill_tokens = 0, prefill_reused_tokens = 0, prefill_runs = 0;
-  std::int64_t generated_tokens = 0, decode_steps = 0;
+  /// "tokenization" (a prompt), "prefill" (a chunk), "generation" (a decode step and the sampling
+  /// after it), "sampling" (of one token; the part of both that sampling takes)
+  std::map<std::string, std::vector<double>> stage_ms;
+  std::int64_t prefill_runs = 0;           ///< prompts
+  std::int64_t prefill_tokens = 0;         ///< computed
+  std::int64_t prefill_reused_tokens = 0;  ///< taken from kept system prompts instead
+  std::int64_t generated_tokens = 0;       ///< all, a prompt's first one included
+  std::int64_t decode_steps = 0, decode_tokens = 0;
   double prefill_ms = 0, generation_ms = 0;
   std::int64_t peak_memory_bytes = 0;
   std::string kv_cache_dtype, backend;

@@ -1,4 +1,4 @@
-// Request and response files: docs/formats.md lists every field.
+// Request files: docs/requests.md lists every field.
 #pragma once
 
 #include <cstdint>
@@ -6,6 +6,7 @@
 #include <map>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/progress.h"
@@ -17,8 +18,8 @@ namespace kv8::runtime {
 struct SamplingParams {
   float temperature = 1.0f;
   float top_p = 0.8f;
-  std::int32_t top_k = 50;
-  std::uint64_t seed = 0;
+  std::int32_t top_k = 50;  ///< 0: the whole vocabulary
+  std::uint64_t seed = 0;  ///< a file's seed s gives request i the seed s + i unless it has its own
   std::int32_t max_generate_length = 256;
   std::int32_t num_logprobs = 0;
   std::map<std::int32_t, float> logit_bias;
@@ -52,5 +53,8 @@ struct RequestOverrides {
 /// through `reporter`.
 Result<RequestFile> read_request_file(const std::filesystem::path& file,
                                       const RequestOverrides& overrides, const Reporter& reporter);
+/// The same from text; `source` names it in messages and becomes RequestFile::path.
+Result<RequestFile> parse_request_file(std::string_view text, std::string_view source,
+                                       const RequestOverrides& overrides, const Reporter& reporter);
 
 }  // namespace kv8::runtime

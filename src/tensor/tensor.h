@@ -74,5 +74,7 @@ Result<std::vector<float>> to_float(const TensorView& tensor);
 Result<TensorView> convert(const TensorView& tensor, DType dtype);
 /// A view that owns a copy of `values` as F32.
 TensorView tensor_from_floats(std::span<const float> values, Shape shape);
+/// A view that owns a copy of `bytes`, the elements of `shape`.
+TensorView tensor_from_bytes(DType dtype, std::span<const std::byte> bytes, Shape shape);
 
 }  // namespace kv8

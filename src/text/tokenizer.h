@@ -19,9 +19,11 @@ using TokenId = std::int32_t;
 /// that Hugging Face `tokenizers` gives.
 class Tokenizer {
  public:
-  /// Reads `dir`/tokenizer.json (and tokenizer_config.json if there). Unsupported models,
-  /// normalizers, pre-tokenizers, post-processors and decoders are refused by name.
+  /// Reads `dir`/tokenizer.json. Unsupported models, normalizers, pre-tokenizers, post-processors
+  /// and decoders are refused by name; the `truncation` and `padding` sections are ignored.
   static Result<Tokenizer> load(const std::filesystem::path& dir);
+  /// The same from the file's text; `source` names it in errors.
+  static Result<Tokenizer> parse(std::string_view json, std::string_view source);
   Tokenizer(Tokenizer&&) noexcept;
   Tokenizer& operator=(Tokenizer&&) noexcept;
   ~Tokenizer();
@@ -37,30 +39,35 @@ class Tokenizer {
   bool is_special(TokenId id) const;
   /// -1 if there is no such token.
   TokenId token_id(std::string_view token) const;
+  /// One more than the largest id, added tokens included.
   std::int32_t vocab_size() const;
   /// True when decoding strips one leading space of the whole text (SentencePiece style).
   bool strips_leading_space() const;
 
  private:
+  friend class StreamDecoder;
   struct Impl;
   explicit Tokenizer(std::unique_ptr<Impl> impl);
   std::unique_ptr<Impl> impl_;
 };
 
 /// Turns ids into text piece by piece, never giving half a character. The pieces joined equal
-/// decode() of all ids with special tokens skipped.
+/// decode() of all ids with special tokens skipped. Refers to the tokenizer, which must outlive it.
 class StreamDecoder {
  public:
-  explicit StreamDecoder(const Tokenizer& tokenizer) : tokenizer_(&tokenizer) {}
-  /// Whole characters that became complete with `id`; may be empty.
+  explicit StreamDecoder(const Tokenizer& tokenizer);
+  StreamDecoder(StreamDecoder&&) noexcept;
+  StreamDecoder& operator=(StreamDecoder&&) noexcept;
+  ~StreamDecoder();
+  /// Whole characters that became complete with `id`; may be empty. A run of byte tokens
+  /// (SentencePiece's byte fallback) comes when it ends, since one broken byte breaks all of it.
   std::string push(TokenId id);
-  /// What is left at the end, broken bytes as U+FFFD.
+  /// What is left at the end, broken bytes as U+FFFD; the decoder then starts anew.
   std::string finish();
 
  private:
-  const Tokenizer* tokenizer_;
-  std::string pending_;
-  bool at_start_ = true;
+  struct State;
+  std::unique_ptr<State> state_;
 };
 
 /// `text` with every maximal broken subsequence of UTF-8 replaced by U+FFFD (Unicode's

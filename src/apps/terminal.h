@@ -1,0 +1,33 @@
+// What people see: log lines, and a progress bar on a terminal or plain lines elsewhere.
+#pragma once
+
+#include <chrono>
+#include <string>
+
+#include "base/progress.h"
+
+namespace kv8::apps {
+
+/// Prints "kv8: …" lines to standard error, and progress as one redrawn line with an ETA where
+/// standard error is a terminal, else as a line every tenth of the way.
+class Terminal : public ProgressSink {
+ public:
+  Terminal();
+  Reporter reporter();
+
+  void begin(std::string_view label, std::int64_t total, std::string_view unit) override;
+  void advance(std::int64_t done) override;
+  void end() override;
+
+ private:
+  void print_line(LogLevel level, std::string_view line);
+  void draw(std::int64_t done, bool last);
+
+  bool is_terminal_;
+  bool bar_shown_ = false;
+  std::string label_, unit_;
+  std::int64_t total_ = 0, done_ = 0, next_report_ = 0;
+  std::chrono::steady_clock::time_point start_, last_drawn_;
+};
+
+}  // namespace kv8::apps

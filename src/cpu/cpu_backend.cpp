@@ -1,0 +1,320 @@
+#include "cpu/cpu_backend.h"
+
+#include <unistd.h>
+
+#include <cstring>
+#include <new>
+
+#include "cpu/cpu_ops.h"
+#include "formats/simd_codec.h"
+
+namespace kv8::cpu {
+namespace {
+
+/// Sizes in bytes, added up so that an overflow is noticed at the end.
+class ByteCount {
+ public:
+  void add(std::int64_t a, std::int64_t b, std::int64_t c) {
+    std::int64_t product = 0;
+    overflow_ |= __builtin_mul_overflow(a, b, &product);
+    overflow_ |= __builtin_mul_overflow(product, c, &product);
+    overflow_ |= __builtin_add_overflow(total_, product, &total_);
+  }
+  bool fits(std::int64_t limit) const { return !overflow_ && total_ <= limit; }
+  std::string text() const { return overflow_ ? "more than 2^63" : fmt::format("{}", total_); }
+
+ private:
+  std::int64_t total_ = 0;
+  bool overflow_ = false;
+};
+
+std::int64_t physical_memory() {
+  return std::int64_t{sysconf(_SC_PHYS_PAGES)} * sysconf(_SC_PAGE_SIZE);
+}
+
+class CpuBackend final : public Backend {
+ public:
+  CpuBackend(const Plan& plan, const CpuOptions& options)
+      : plan_(plan),
+        num_pages_(options.num_pages),
+        max_rows_(options.max_rows),
+        workspace_(options.num_threads) {}
+
+  /// Throws std::bad_alloc.
+  void allocate() {
+    for (const LayerCache& cache : plan_.caches) {
+      const KvLayout layout = layout_of(cache);
+      const std::int64_t bytes = layout.page_elements() * layout.elem_bytes * num_pages_;
+      keys_.emplace_back(static_cast<std::size_t>(bytes));
+      values_.emplace_back(static_cast<std::size_t>(bytes));
+    }
+    for (std::size_t slot = 0; slot < plan_.slot_cols.size(); ++slot) {
+      const bool external = static_cast<Slot>(slot) == plan_.logits_slot;
+      const std::int64_t floats = external ? 0 : max_rows_ * plan_.slot_cols[slot];
+      slots_.emplace_back(static_cast<std::size_t>(floats) * sizeof(float));
+    }
+    const std::size_t angles = static_cast<std::size_t>(max_rows_ * (plan_.head_dim / 2));
+    cos_ = Buffer(angles * sizeof(float));
+    sin_ = Buffer(angles * sizeof(float));
+    gather_weights();
+  }
+
+  Status run(const Batch& batch, float* logits, TapSink* taps) override;
+  Status copy_page(std::int32_t from, std::int32_t to) override;
+  std::int64_t max_rows() const override { return max_rows_; }
+  std::int32_t num_pages() const override { return num_pages_; }
+  std::string_view name() const override { return "cpu"; }
+
+ private:
+  KvLayout layout_of(const LayerCache& cache) const {
+    return {plan_.num_kv_heads, plan_.head_dim, static_cast<int>(dtype_size(cache.dtype))};
+  }
+
+  /// Weights that come in several parts are copied together.
+  void gather_weights() {
+    for (const PlanWeight& weight : plan_.weights) {
+      if (weight.parts.size() == 1) {
+        weights_.push_back({weight.dtype, weight.parts[0].bytes.data()});
+        continue;
+      }
+      std::size_t bytes = 0;
+      for (const TensorView& part : weight.parts) bytes += part.bytes.size();
+      Buffer& whole = gathered_.emplace_back(bytes);
+      std::byte* to = whole.data();
+      for (const TensorView& part : weight.parts) {
+        if (!part.bytes.empty()) std::memcpy(to, part.bytes.data(), part.bytes.size());
+        to += part.bytes.size();
+      }
+      weights_.push_back({weight.dtype, whole.data()});
+    }
+  }
+
+  WeightView weight(WeightIndex index) const {
+    return index == kNone ? WeightView{} : weights_[static_cast<std::size_t>(index)];
+  }
+  std::int64_t cols(Slot slot) const { return plan_.slot_cols[static_cast<std::size_t>(slot)]; }
+  float* data(Slot slot) {
+    return slot == plan_.logits_slot ? logits_ : slots_[static_cast<std::size_t>(slot)].as<float>();
+  }
+  std::int64_t rows(Slot slot) const { return rows_[static_cast<std::size_t>(slot)]; }
+  void set_rows(Slot slot, std::int64_t rows) { rows_[static_cast<std::size_t>(slot)] = rows; }
+
+  KvCacheView cache_view(std::int32_t layer) {
+    const LayerCache& cache = plan_.caches[static_cast<std::size_t>(layer)];
+    KvCacheView view;
+    view.layout = layout_of(cache);
+    view.k = keys_[static_cast<std::size_t>(layer)].data();
+    view.v = values_[static_cast<std::size_t>(layer)].data();
+    view.scales = {cache.k_scale.data(), cache.v_scale.data(),
+                   cache.q_scale.empty() ? nullptr : cache.q_scale.data(),
+                   static_cast<int>(cache.k_scale.size())};
+    return view;
+  }
+
+  RopeKvWriteParams rope_params(const Batch& batch) const;
+  Status check_batch(const Batch& batch) const;
+  void load_inputs(const Batch& batch);
+  void show(const Batch& batch, std::int32_t layer, const QkvTap& tap, TapSink& taps);
+
+  void run_step(const Batch& batch, const RmsNormStep& step, TapSink* taps);
+  void run_step(const Batch& batch, const LinearStep& step, TapSink* taps);
+  void run_step(const Batch& batch, const RopeKvWriteStep& step, TapSink* taps);
+  void run_step(const Batch& batch, const AttentionStep& step, TapSink* taps);
+  void run_step(const Batch& batch, const SwiGluStep& step, TapSink* taps);
+  void run_step(const Batch& batch, const SelectRowsStep& step, TapSink* taps);
+
+  const Plan& plan_;
+  const std::int32_t num_pages_;
+  const std::int64_t max_rows_;
+  Workspace workspace_;
+  std::vector<Buffer> keys_, values_;  // per layer
+  std::vector<Buffer> slots_;
+  std::vector<Buffer> gathered_;
+  std::vector<WeightView> weights_;
+  Buffer cos_, sin_;                // of the batch that runs
+  std::vector<std::int64_t> rows_;  // per slot, of the batch that runs
+  float* logits_ = nullptr;         // the caller's, while it runs
+  std::vector<float> tap_values_;
+};
+
+Status CpuBackend::check_batch(const Batch& batch) const {
+  if (batch.num_rows > max_rows_) {
+    return capacity_error("a batch of {} tokens; this engine takes {} at a time", batch.num_rows,
+                          max_rows_);
+  }
+  std::int64_t next_row = 0;
+  for (const SequenceSlice& slice : batch.sequences) {
+    KV8_CHECK(slice.first_row == next_row && slice.num_tokens >= 0 && slice.past_tokens >= 0,
+              "slice of row {}, {} tokens, {} past", slice.first_row, slice.num_tokens,
+              slice.past_tokens);
+    next_row += slice.num_tokens;
+    const std::int64_t tokens = std::int64_t{slice.past_tokens} + slice.num_tokens;
+    if (plan_.max_positions > 0 && tokens > plan_.max_positions) {
+      return capacity_error("a sequence of {} tokens; the model's positions end at {}", tokens,
+                            plan_.max_positions);
+    }
+    for (std::int64_t page = 0; page < pages_for_tokens(tokens); ++page) {
+      KV8_CHECK(slice.page_table[page] >= 0 && slice.page_table[page] < num_pages_, "page {} of {}",
+                slice.page_table[page], num_pages_);
+    }
+  }
+  KV8_CHECK(next_row == batch.num_rows, "sequences cover {} of {} rows", next_row, batch.num_rows);
+  std::int32_t last = -1;
+  for (const std::int32_t row : batch.logits_rows) {
+    KV8_CHECK(row > last && row < batch.num_rows, "logits of row {} after {}", row, last);
+    last = row;
+  }
+  return {};
+}
+
+RopeKvWriteParams CpuBackend::rope_params(const Batch& batch) const {
+  RopeKvWriteParams params;
+  params.num_heads = plan_.num_heads;
+  params.model_dtype = plan_.model_dtype;
+  params.inv_freq = plan_.rope_inv_freq.data();
+  params.rope_attention_factor = plan_.rope_attention_factor;
+  params.cache.layout = {plan_.num_kv_heads, plan_.head_dim, 1};
+  params.sequences = batch.sequences.data();
+  params.num_sequences = static_cast<int>(batch.sequences.size());
+  return params;
+}
+
+void CpuBackend::load_inputs(const Batch& batch) {
+  const std::int64_t hidden = plan_.hidden_size;
+  float* to = data(plan_.input_slot);
+  workspace_.pool().parallel_for(
+      batch.num_rows, 16, [&](std::int64_t begin, std::int64_t end, int) {
+        f16_to_float(batch.inputs_embeds + begin * hidden, to + begin * hidden,
+                     static_cast<std::size_t>((end - begin) * hidden));
+      });
+  rows_.assign(plan_.slot_cols.size(), 0);
+  set_rows(plan_.input_slot, batch.num_rows);
+}
+
+Status CpuBackend::run(const Batch& batch, float* logits, TapSink* taps) {
+  KV8_TRY(check_batch(batch));
+  KV8_CHECK(logits != nullptr || batch.logits_rows.empty(), "no memory for logits");
+  if (batch.num_rows == 0) return {};
+  logits_ = logits;
+  try {
+    load_inputs(batch);
+    rope_angles(workspace_, rope_params(batch), cos_.as<float>(), sin_.as<float>());
+    for (const Step& step : plan_.steps) {
+      std::visit([&](const auto& s) { run_step(batch, s, taps); }, step);
+    }
+  } catch (const std::bad_alloc&) {
+    return capacity_error("not enough memory for the working buffers of a batch of {} tokens",
+                          batch.num_rows);
+  }
+  return {};
+}
+
+void CpuBackend::run_step(const Batch&, const RmsNormStep& step, TapSink*) {
+  set_rows(step.out, rows(step.in));
+  rms_norm(workspace_, {data(step.in), weight(step.weight), data(step.out), rows(step.in),
+                        cols(step.in), step.eps});
+}
+
+void CpuBackend::run_step(const Batch&, const LinearStep& step, TapSink*) {
+  set_rows(step.out, rows(step.in));
+  if (rows(step.in) == 0) return;
+  linear(workspace_, {data(step.in), weight(step.weight), weight(step.bias),
+                      step.residual == kNone ? nullptr : data(step.residual), data(step.out),
+                      rows(step.in), cols(step.in), cols(step.out)});
+}
+
+void CpuBackend::run_step(const Batch& batch, const RopeKvWriteStep& step, TapSink* taps) {
+  set_rows(step.q_out, rows(step.qkv));
+  RopeKvWriteParams params = rope_params(batch);
+  params.qkv = data(step.qkv);
+  params.q_out = data(step.q_out);
+  params.q_norm = weight(step.q_norm);
+  params.k_norm = weight(step.k_norm);
+  params.norm_eps = step.norm_eps;
+  params.cache = cache_view(step.layer);
+  const RopeAngles angles{cos_.as<float>(), sin_.as<float>()};
+  if (taps == nullptr) return rope_kv_write(workspace_, params, angles, nullptr);
+  const std::int64_t q_values = batch.num_rows * plan_.num_heads * plan_.head_dim;
+  const std::int64_t kv_values = batch.num_rows * plan_.num_kv_heads * plan_.head_dim;
+  tap_values_.resize(static_cast<std::size_t>(q_values + 2 * kv_values));
+  float* q = tap_values_.data();
+  const QkvTap tap{q, q + q_values, q + q_values + kv_values};
+  rope_kv_write(workspace_, params, angles, &tap);
+  taps->on_qkv(step.layer, batch.num_rows, tap.q, tap.k, tap.v);
+}
+
+void CpuBackend::run_step(const Batch& batch, const AttentionStep& step, TapSink*) {
+  set_rows(step.out, rows(step.q));
+  attention(workspace_, {data(step.q), data(step.out), plan_.num_heads, plan_.softmax_scale,
+                         cache_view(step.layer), batch.sequences.data(),
+                         static_cast<int>(batch.sequences.size())});
+}
+
+void CpuBackend::run_step(const Batch&, const SwiGluStep& step, TapSink*) {
+  set_rows(step.out, rows(step.gate_up));
+  swiglu(workspace_, {data(step.gate_up), data(step.out), rows(step.gate_up), cols(step.out)});
+}
+
+void CpuBackend::run_step(const Batch& batch, const SelectRowsStep& step, TapSink*) {
+  const std::int64_t width = cols(step.in);
+  const float* from = data(step.in);
+  float* to = data(step.out);
+  for (const std::int32_t row : batch.logits_rows) {
+    std::memcpy(to, from + row * width, static_cast<std::size_t>(width) * sizeof(float));
+    to += width;
+  }
+  set_rows(step.out, static_cast<std::int64_t>(batch.logits_rows.size()));
+}
+
+Status CpuBackend::copy_page(std::int32_t from, std::int32_t to) {
+  KV8_CHECK(from >= 0 && from < num_pages_ && to >= 0 && to < num_pages_, "pages {} and {} of {}",
+            from, to, num_pages_);
+  if (from == to) return {};
+  for (std::size_t layer = 0; layer < keys_.size(); ++layer) {
+    const KvLayout layout = layout_of(plan_.caches[layer]);
+    const auto bytes = static_cast<std::size_t>(layout.page_elements() * layout.elem_bytes);
+    for (Buffer* buffer : {&keys_[layer], &values_[layer]}) {
+      std::memcpy(buffer->data() + bytes * static_cast<std::size_t>(to),
+                  buffer->data() + bytes * static_cast<std::size_t>(from), bytes);
+    }
+  }
+  return {};
+}
+
+/// Bytes of the caches and of the activations.
+std::pair<ByteCount, ByteCount> needed_bytes(const Plan& plan, const CpuOptions& options) {
+  ByteCount caches, activations;
+  caches.add(plan.kv_bytes_per_token(), kPageTokens, options.num_pages);
+  for (const std::int32_t cols : plan.slot_cols) {
+    activations.add(options.max_rows, cols, sizeof(float));
+  }
+  activations.add(options.max_rows, plan.head_dim, sizeof(float));
+  return {caches, activations};
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Backend>> make_cpu_backend(const Plan& plan, const CpuOptions& options) {
+  KV8_TRY(validate(plan));
+  if (options.num_pages <= 0 || options.max_rows <= 0) {
+    return usage_error("{} KV pages and {} rows: both must be positive", options.num_pages,
+                       options.max_rows);
+  }
+  const auto [caches, activations] = needed_bytes(plan, options);
+  const auto too_large = [&caches = caches, &activations = activations] {
+    return capacity_error(
+        "the KV cache needs {} bytes and the activations {} bytes, more than this machine has "
+        "({} bytes); use fewer KV pages (capacity, batch size) or shorter inputs",
+        caches.text(), activations.text(), physical_memory());
+  };
+  if (!caches.fits(physical_memory()) || !activations.fits(physical_memory())) return too_large();
+  try {
+    auto backend = std::make_unique<CpuBackend>(plan, options);
+    backend->allocate();
+    return std::unique_ptr<Backend>(std::move(backend));
+  } catch (const std::bad_alloc&) {
+    return too_large();
+  }
+}
+
+}  // namespace kv8::cpu

@@ -1,0 +1,107 @@
+#include "exec/engine.h"
+
+#include <cstring>
+#include <new>
+
+#include "exec/backends.h"
+#include "exec/engine_config.h"
+#include "exec/planner.h"
+#include "io/checkpoint.h"
+#include "io/safetensors.h"
+#include "models/decoder.h"
+
+namespace kv8::exec {
+namespace {
+
+/// Gives a weight one part that is aligned to its elements, as in an engine file.
+void join_parts(PlanWeight& weight) {
+  const TensorView& first = weight.parts[0];
+  const bool aligned =
+      reinterpret_cast<std::uintptr_t>(first.bytes.data()) % dtype_size(weight.dtype) == 0;
+  if (weight.parts.size() == 1 && aligned) return;
+  std::size_t total = 0;
+  for (const TensorView& part : weight.parts) total += part.bytes.size();
+  const auto memory = std::make_shared<Buffer>(total);
+  std::byte* out = memory->data();
+  for (const TensorView& part : weight.parts) {
+    std::memcpy(out, part.bytes.data(), part.bytes.size());
+    out += part.bytes.size();
+  }
+  weight.parts = {{weight.dtype, weight.shape, {memory->data(), total}, memory}};
+}
+
+Status join_all_parts(Plan& plan) {
+  try {
+    for (PlanWeight& weight : plan.weights) join_parts(weight);
+  } catch (const std::bad_alloc&) {
+    return capacity_error(
+        "not enough memory for the model's weights; build an engine and run that");
+  }
+  return {};
+}
+
+Result<models::DecoderOptions> decoder_options(const io::Checkpoint& checkpoint, bool kv_fp8) {
+  if (!kv_fp8) return models::DecoderOptions{};
+  models::DecoderOptions options = KV8_TRY(models::options_from_checkpoint(checkpoint));
+  if (!options.quantize_kv) {
+    return usage_error("{}: has no FP8 KV scales; quantize it with --kv_cache_quantization fp8",
+                       checkpoint.dir().string());
+  }
+  return options;
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Engine>> Engine::load(const std::filesystem::path& dir) {
+  auto engine = std::make_unique<Engine>();
+  engine->dir_ = dir;
+  engine->config_ = KV8_TRY(read_engine_config(dir));
+  const EngineConfig& config = engine->config_;
+  engine->plan_ = KV8_TRY(read_engine_file(dir / "llm.engine", config.builder.backend));
+  const Status fits = check_plan_fits(engine->plan_, config, Reporter{});
+  if (!fits.ok()) return fits.error().within(dir.string());
+
+  const auto file = KV8_TRY(io::SafetensorsFile::open(dir / "embedding.safetensors"));
+  engine->embedding_ = KV8_TRY(file.tensor("embedding"));
+  const Shape expected = {config.vocab_size, config.hidden_size};
+  if (engine->embedding_.dtype != DType::kF16 || engine->embedding_.shape != expected) {
+    return bad_input("{}: tensor `embedding` is {} {}, expected F16 {}", file.path().string(),
+                     dtype_name(engine->embedding_.dtype), shape_text(engine->embedding_.shape),
+                     shape_text(expected));
+  }
+  return engine;
+}
+
+Result<std::unique_ptr<Engine>> Engine::from_checkpoint(const std::filesystem::path& dir,
+                                                        bool kv_fp8, const BuilderConfig& config) {
+  const io::Checkpoint checkpoint = KV8_TRY(io::Checkpoint::open(dir));
+  const models::DecoderOptions options = KV8_TRY(decoder_options(checkpoint, kv_fp8));
+  const graph::Graph graph = KV8_TRY(models::build_decoder_graph(checkpoint, options));
+
+  auto engine = std::make_unique<Engine>();
+  engine->dir_ = dir;
+  engine->config_ = engine_config_from_model(checkpoint.config(), kv_fp8, config);
+  engine->plan_ = KV8_TRY(plan_graph(graph, {config.q_dtype}));
+  KV8_TRY(check_plan_fits(engine->plan_, engine->config_, Reporter{}));
+  KV8_TRY(join_all_parts(engine->plan_));
+  const Shape shape = {engine->config_.vocab_size, engine->config_.hidden_size};
+  engine->embedding_ =
+      KV8_TRY(convert(KV8_TRY(checkpoint.weight("model.embed_tokens.weight", shape)), DType::kF16));
+  return engine;
+}
+
+void Engine::embed(std::span<const std::int32_t> ids, std::uint16_t* out) const {
+  const std::size_t row_bytes = static_cast<std::size_t>(config_.hidden_size) * sizeof(*out);
+  for (const std::int32_t id : ids) {
+    KV8_CHECK(id >= 0 && id < config_.vocab_size, "token {} of {}", id, config_.vocab_size);
+    std::memcpy(out, embedding_.bytes.data() + static_cast<std::size_t>(id) * row_bytes, row_bytes);
+    out += config_.hidden_size;
+  }
+}
+
+Result<std::unique_ptr<Backend>> Engine::open_backend(std::int32_t num_pages, std::int64_t max_rows,
+                                                      int num_threads) const {
+  return make_backend(config_.builder.backend, plan_, num_pages, max_rows, num_threads);
+}
+
+}  // namespace kv8::exec

@@ -1,0 +1,129 @@
+// Running batches: embedding rows, page reservation, the backend's call, bookkeeping.
+#include <algorithm>
+
+#include "exec/sequence.h"
+
+namespace kv8::exec {
+namespace {
+
+struct BatchRows {
+  std::vector<std::int32_t> tokens;
+  std::vector<std::int32_t> logits_rows;
+};
+
+BatchRows collect_rows(std::span<const StepItem> items) {
+  BatchRows rows;
+  for (const StepItem& item : items) {
+    KV8_CHECK(item.sequence != nullptr && !item.tokens.empty(), "a step item without tokens");
+    const auto first = static_cast<std::int32_t>(rows.tokens.size());
+    rows.tokens.insert(rows.tokens.end(), item.tokens.begin(), item.tokens.end());
+    const auto end = static_cast<std::int32_t>(rows.tokens.size());
+    std::int32_t wanted = end;
+    if (item.logits == StepItem::Logits::kAll) wanted = first;
+    if (item.logits == StepItem::Logits::kLast) wanted = end - 1;
+    for (; wanted < end; ++wanted) rows.logits_rows.push_back(wanted);
+  }
+  return rows;
+}
+
+/// Takes every item's pages, or none.
+Status reserve_all(const Engine& engine, std::span<const StepItem> items) {
+  const std::int64_t capacity = engine.config().builder.max_kv_cache_capacity;
+  std::int64_t lacking = 0;
+  for (const StepItem& item : items) {
+    const auto tokens = static_cast<std::int32_t>(item.tokens.size());
+    const std::int64_t length = std::int64_t{item.sequence->length()} + tokens;
+    if (length > capacity) {
+      return capacity_error(
+          "a sequence of {} tokens is longer than the engine's max_kv_cache_capacity {}", length,
+          capacity);
+    }
+    lacking += item.sequence->pages_lacking(tokens);
+  }
+  const std::int64_t free = items.front().sequence->pool().num_free();
+  if (lacking > free) {
+    return capacity_error("this step needs {} KV pages, {} are free", lacking, free);
+  }
+  for (const StepItem& item : items) {
+    KV8_TRY(item.sequence->reserve(static_cast<std::int32_t>(item.tokens.size())));
+  }
+  return {};
+}
+
+std::vector<SequenceSlice> slices_of(std::span<const StepItem> items) {
+  std::vector<SequenceSlice> slices;
+  std::int64_t row = 0;
+  for (const StepItem& item : items) {
+    SequenceSlice slice;
+    slice.first_row = row;
+    slice.num_tokens = static_cast<std::int32_t>(item.tokens.size());
+    slice.past_tokens = item.sequence->length();
+    slice.page_table = item.sequence->pages().data();
+    row += slice.num_tokens;
+    slices.push_back(slice);
+  }
+  return slices;
+}
+
+}  // namespace
+
+Status run_step(const Engine& engine, Backend& backend, std::span<StepItem> items,
+                std::vector<float>& logits, TapSink* taps) {
+  logits.clear();
+  if (items.empty()) return {};
+  const BatchRows rows = collect_rows(items);
+  KV8_CHECK(static_cast<std::int64_t>(rows.tokens.size()) <= backend.max_rows(),
+            "{} tokens in a step of at most {}", rows.tokens.size(), backend.max_rows());
+  KV8_TRY(reserve_all(engine, items));
+
+  const auto hidden = static_cast<std::size_t>(engine.plan().hidden_size);
+  std::vector<std::uint16_t> embeds(rows.tokens.size() * hidden);
+  engine.embed(rows.tokens, embeds.data());
+  const std::vector<SequenceSlice> slices = slices_of(items);
+
+  Batch batch;
+  batch.inputs_embeds = embeds.data();
+  batch.num_rows = static_cast<std::int64_t>(rows.tokens.size());
+  batch.sequences = slices;
+  batch.logits_rows = rows.logits_rows;
+  logits.resize(rows.logits_rows.size() * static_cast<std::size_t>(engine.plan().vocab_size));
+  KV8_TRY(backend.run(batch, logits.data(), taps));
+  for (const StepItem& item : items) {
+    item.sequence->advance(static_cast<std::int32_t>(item.tokens.size()));
+  }
+  return {};
+}
+
+Status run_prefill(const Engine& engine, Backend& backend, Sequence& sequence,
+                   std::span<const std::int32_t> tokens, std::int32_t chunk,
+                   StepItem::Logits wanted, std::vector<float>& logits, TapSink* taps) {
+  KV8_CHECK(chunk > 0, "chunks of {} tokens", chunk);
+  if (tokens.empty()) {
+    logits.clear();
+    return {};
+  }
+  // The whole prompt fits, or nothing of it runs.
+  const StepItem whole{&sequence, tokens};
+  KV8_TRY(reserve_all(engine, std::span(&whole, 1)));
+  const auto step_tokens =
+      static_cast<std::size_t>(std::min<std::int64_t>(chunk, backend.max_rows()));
+  std::vector<float> step_logits, all_logits;
+  if (wanted == StepItem::Logits::kAll) {
+    all_logits.reserve(tokens.size() * static_cast<std::size_t>(engine.plan().vocab_size));
+  }
+  while (!tokens.empty()) {
+    if (interrupted()) return Error{ErrorCode::kCancelled, "interrupted"};
+    const bool last = tokens.size() <= step_tokens;
+    StepItem item;
+    item.sequence = &sequence;
+    item.tokens = tokens.first(std::min(step_tokens, tokens.size()));
+    item.logits = last || wanted == StepItem::Logits::kAll ? wanted : StepItem::Logits::kNone;
+    KV8_TRY(run_step(engine, backend, std::span(&item, 1), step_logits, taps));
+    all_logits.insert(all_logits.end(), step_logits.begin(), step_logits.end());
+    tokens = tokens.subspan(item.tokens.size());
+  }
+  logits = std::move(all_logits);
+  return {};
+}
+
+}  // namespace kv8::exec

@@ -1,0 +1,86 @@
+#include "runtime/runtime_testing.h"
+
+#include <algorithm>
+
+#include "quant/calibrate.h"
+
+namespace kv8::runtime {
+
+TinyModel::TinyModel(const std::string& name, bool fp8) : dir_(temp_ / "plain") {
+  test::make_tiny_checkpoint(name, dir_);
+  if (!fp8) return;
+  quant::QuantizeOptions options;
+  options.model_dir = dir_;
+  options.output_dir = temp_ / "fp8";
+  options.kv_cache_fp8 = true;
+  options.calibration.dataset = "builtin";
+  options.calibration.num_samples = 4;
+  options.calibration.sample_tokens = 128;
+  options.calibration.num_threads = 1;
+  quant::quantize_llm(options, {}).value();
+  dir_ = options.output_dir;
+}
+
+text::ChatTemplate tiny_chat_template() {
+  text::ChatTemplate chat;
+  const auto role = [](const char* name) {
+    return text::RoleAffixes{std::string("<|im_start|>") + name + "\n", "<|im_end|>\n"};
+  };
+  chat.system = role("system");
+  chat.user = role("user");
+  chat.assistant = role("assistant");
+  chat.generation_prompt = "<|im_start|>assistant\n";
+  return chat;
+}
+
+std::unique_ptr<Runner> make_runner(const std::filesystem::path& checkpoint_dir,
+                                    const RunnerSetup& setup) {
+  RunnerParts parts{exec::Engine::from_checkpoint(checkpoint_dir, setup.fp8, setup.builder).value(),
+                    nullptr, text::Tokenizer::load(checkpoint_dir).value(), tiny_chat_template()};
+  parts.backend = parts.engine->open_backend(pool_pages(*parts.engine).value(), 256, 1).value();
+  if (setup.wrap) parts.backend = setup.wrap(std::move(parts.backend));
+  return Runner::create(std::move(parts), setup.options);
+}
+
+Request greedy_request(const std::string& user, std::int32_t length) {
+  Request request = random_request(user, length, 0);
+  request.sampling.temperature = 0.0f;
+  return request;
+}
+
+Request random_request(const std::string& user, std::int32_t length, std::uint64_t seed) {
+  Request request;
+  request.messages = {{"user", user}};
+  // The tiny models are sure of their next token; heat makes the answers differ.
+  request.sampling.temperature = 6.0f;
+  request.sampling.top_p = 0.95f;
+  request.sampling.seed = seed;
+  request.sampling.max_generate_length = length;
+  request.sampling.logit_bias[kEndId] = -100.0f;
+  return request;
+}
+
+void allow_only_letters(Request& request, std::int32_t vocab_size) {
+  for (std::int32_t id = 0; id < vocab_size; ++id) {
+    const std::int32_t byte = id - kFirstByteId;
+    const bool letter = byte == ' ' || (byte >= 'a' && byte <= 'z');
+    if (!letter) request.sampling.logit_bias[id] = -100.0f;
+  }
+}
+
+RequestFile file_of(std::vector<Request> requests, std::int32_t batch_size) {
+  RequestFile file;
+  file.path = "test.json";
+  file.batch_size = batch_size;
+  file.requests = std::move(requests);
+  return file;
+}
+
+void expect_answers(const std::vector<Response>& responses) {
+  for (const Response& response : responses) {
+    EXPECT_FALSE(response.error) << response.request_idx << ": " << response.error->message;
+    EXPECT_NE(response.finish_reason, FinishReason::kNotFinished) << response.request_idx;
+  }
+}
+
+}  // namespace kv8::runtime

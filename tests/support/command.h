@@ -1,0 +1,19 @@
+// Runs a program as a user would.
+#pragma once
+
+#include <chrono>
+#include <string>
+#include <vector>
+
+namespace kv8::test {
+
+struct Outcome {
+  int status = -1;  ///< exit status, or 128 + signal
+  std::string out, err;
+};
+
+/// Runs `program` of the build's bin folder. With `interrupt_after` > 0 it gets SIGINT then.
+Outcome run_program(const std::string& program, const std::vector<std::string>& arguments,
+                    std::chrono::milliseconds interrupt_after = {});
+
+}  // namespace kv8::test
