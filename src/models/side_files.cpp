@@ -69,7 +69,8 @@ Status write_template(const fs::path& from, const fs::path& to) {
   if (!fs::exists(from / name)) {
     const auto processed = text::process_chat_template(from);
     if (!processed.ok() && processed.error().code == ErrorCode::kNotFound) return {};
-    return text::write_chat_template(KV8_TRY(processed), to / name);
+    const text::ChatTemplate value = KV8_TRY(processed);
+    return text::write_chat_template(value, to / name);
   }
   KV8_TRY(text::read_chat_template(from / name));
   return kv8::copy_file(from / name, to / name);

@@ -200,8 +200,10 @@ class Renderer {
         const Value* value = find(e.text);
         return value == nullptr ? Value() : *value;
       }
-      case Kind::kAttribute:
-        return item_of(KV8_TRY(evaluate(*e.args[0])), Value::string(e.text));
+      case Kind::kAttribute: {
+        const Value object = KV8_TRY(evaluate(*e.args[0]));
+        return item_of(object, Value::string(e.text));
+      }
       case Kind::kItem: {
         const Value object = KV8_TRY(evaluate(*e.args[0]));
         return item_of(object, KV8_TRY(evaluate(*e.args[1])));
@@ -221,8 +223,10 @@ class Renderer {
       }
       case Kind::kNot:
         return Value::boolean(!KV8_TRY(evaluate(*e.args[0])).truth());
-      case Kind::kNegate:
-        return binary_operation("-", Value::integer(0), KV8_TRY(evaluate(*e.args[0])));
+      case Kind::kNegate: {
+        const Value operand = KV8_TRY(evaluate(*e.args[0]));
+        return binary_operation("-", Value::integer(0), operand);
+      }
       case Kind::kBinary: {
         const Value left = KV8_TRY(evaluate(*e.args[0]));
         return binary_operation(e.text, left, KV8_TRY(evaluate(*e.args[1])));
