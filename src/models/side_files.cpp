@@ -62,11 +62,15 @@ Status copy_tokenizer(const fs::path& from, const fs::path& to) {
   return {};
 }
 
-/// A processed template beside the checkpoint is the user's answer to an unknown one.
+/// A processed template beside the checkpoint is the user's answer to an unknown one. A base model
+/// has none, and gets none.
 Status write_template(const fs::path& from, const fs::path& to) {
   const char* name = "processed_chat_template.json";
   if (!fs::exists(from / name)) {
-    return text::write_chat_template(KV8_TRY(text::process_chat_template(from)), to / name);
+    const auto processed = text::process_chat_template(from);
+    if (!processed.ok() && processed.error().code == ErrorCode::kNotFound) return {};
+    const text::ChatTemplate value = KV8_TRY(processed);
+    return text::write_chat_template(value, to / name);
   }
   KV8_TRY(text::read_chat_template(from / name));
   return kv8::copy_file(from / name, to / name);

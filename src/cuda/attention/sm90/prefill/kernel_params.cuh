@@ -1,0 +1,56 @@
+// The kernel's one parameter: PrefillArgs as the device wants it.
+#pragma once
+
+#include <cuda.h>
+
+#include <cstdint>
+
+namespace kv8::sm90 {
+
+/// Division of 0 .. 2^31 - 1 by a divisor known on the host: a multiplication and a shift.
+struct FastDivisor {
+  uint32_t divisor = 1;
+  uint32_t multiplier = 0;
+  uint32_t shift = 0;
+
+  static FastDivisor of(uint32_t divisor) {
+    FastDivisor result;
+    result.divisor = divisor;
+    while ((uint64_t{1} << result.shift) < divisor) ++result.shift;
+    // ceil(2^(31 + shift) / divisor) fits in 32 bits and is exact enough for 31-bit dividends.
+    result.multiplier =
+        static_cast<uint32_t>(((uint64_t{1} << (31 + result.shift)) + divisor - 1) / divisor);
+    return result;
+  }
+#ifdef __CUDACC__
+  __device__ int divide(int n) const {
+    return static_cast<int>((static_cast<uint64_t>(n) * multiplier) >> (31 + shift));
+  }
+#endif
+};
+
+struct KernelParams {
+  CUtensorMap q_map;  ///< {head_dim, heads, tokens}, box {row chunk, 1, rows of a tile}
+  CUtensorMap k_map;  ///< {head_dim, pages * kv_heads * 64}, box {row chunk, 64}
+  CUtensorMap v_map;  ///< {64, pages * kv_heads * head_dim}, box {64, head_dim}
+  void* out;
+  const int32_t* page_table;
+  const int32_t* cu_seqlens_q;
+  const int32_t* kv_lens;
+  const float* q_scale;  ///< null: 1
+  const float* k_scale;
+  const float* v_scale;
+  const float* v_offset;
+  uint32_t* scheduler;
+  int scale_stride;  ///< 0: one scale, 1: one a KV head
+  FastDivisor heads;           ///< query heads
+  FastDivisor heads_per_kv;    ///< query heads of one KV head
+  FastDivisor tiles_per_rank;  ///< batch * query heads: tiles as far from the end of their sequence
+  int num_kv_heads;
+  int max_pages;
+  int total_tiles;
+  float score_scale;  ///< softmax_scale * log2(e)
+  int out_is_bf16;
+};
+
+}  // namespace kv8::sm90
