@@ -34,21 +34,6 @@ Result<Json> exported_config(const io::Checkpoint& checkpoint, bool kv_fp8) {
   return config;
 }
 
-Status write_embedding(const io::Checkpoint& checkpoint, const fs::path& dir) {
-  const char* name = "model.embed_tokens.weight";
-  const io::ModelConfig& config = checkpoint.config();
-  const TensorView table =
-      KV8_TRY(checkpoint.weight(name, {config.vocab_size, config.hidden_size}));
-  TensorView half = KV8_TRY(convert(table, DType::kF16));
-  constexpr std::uint16_t kExponent = 0x7C00;
-  const std::span bits(half.data<std::uint16_t>(), half.bytes.size() / sizeof(std::uint16_t));
-  if (std::ranges::any_of(bits, [](std::uint16_t b) { return (b & kExponent) == kExponent; })) {
-    return bad_input("{}: tensor {} has values that FP16 cannot hold (NaN, infinite, above 65504)",
-                     checkpoint.dir().string(), name);
-  }
-  return io::write_safetensors(dir / "embedding.safetensors", {{"embedding", std::move(half)}});
-}
-
 Status copy_tokenizer(const fs::path& from, const fs::path& to) {
   if (!fs::is_regular_file(from / "tokenizer.json")) {
     return not_found(
@@ -78,11 +63,28 @@ Status write_template(const fs::path& from, const fs::path& to) {
 
 }  // namespace
 
+Result<TensorView> embedding_table(const io::Checkpoint& checkpoint) {
+  const char* name = "model.embed_tokens.weight";
+  const io::ModelConfig& config = checkpoint.config();
+  const TensorView table =
+      KV8_TRY(checkpoint.weight(name, {config.vocab_size, config.hidden_size}));
+  TensorView half = KV8_TRY(convert(table, DType::kF16));
+  constexpr std::uint16_t kExponent = 0x7C00;
+  const std::span bits(half.data<std::uint16_t>(), half.bytes.size() / sizeof(std::uint16_t));
+  if (std::ranges::any_of(bits, [](std::uint16_t b) { return (b & kExponent) == kExponent; })) {
+    return bad_input("{}: tensor {} has values that FP16 cannot hold (NaN, infinite, above 65504)",
+                     checkpoint.dir().string(), name);
+  }
+  return half;
+}
+
 Status write_model_side_files(const io::Checkpoint& checkpoint, bool kv_fp8, const fs::path& dir) {
   KV8_TRY(write_template(checkpoint.dir(), dir));
   KV8_TRY(copy_tokenizer(checkpoint.dir(), dir));
   KV8_TRY(write_json_file(dir / "config.json", KV8_TRY(exported_config(checkpoint, kv_fp8))));
-  return write_embedding(checkpoint, dir);
+  TensorView embedding = KV8_TRY(embedding_table(checkpoint));
+  return io::write_safetensors(dir / "embedding.safetensors",
+                               {{"embedding", std::move(embedding)}});
 }
 
 }  // namespace kv8::models
