@@ -23,10 +23,11 @@ struct FastDivisor {
     return result;
   }
 #ifdef __CUDACC__
-  __device__ int divide(int n) const {
+  __host__ __device__
+#endif
+  int divide(int n) const {
     return static_cast<int>((static_cast<uint64_t>(n) * multiplier) >> (31 + shift));
   }
-#endif
 };
 
 struct KernelParams {

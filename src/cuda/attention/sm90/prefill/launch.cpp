@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <utility>
 
 #include "cuda/attention/sm90/prefill/kernel_params.cuh"
 #include "cuda/attention/sm90/prefill/select.h"
@@ -95,6 +96,23 @@ Status check_sizes(const PrefillArgs& a) {
 }
 
 }  // namespace
+
+Result<PreparedPrefill> prepare_prefill(const PrefillArgs& a) {
+  KV8_TRY(check_sizes(a));
+  int device = 0, major = 0, minor = 0, sms = 0;
+  KV8_TRY(cuda_ok(cudaGetDevice(&device), "prefill attention"));
+  const std::pair<int*, cudaDeviceAttr> attributes[] = {
+      {&major, cudaDevAttrComputeCapabilityMajor},
+      {&minor, cudaDevAttrComputeCapabilityMinor},
+      {&sms, cudaDevAttrMultiProcessorCount}};
+  for (const auto& [value, attribute] : attributes) {
+    KV8_TRY(cuda_ok(cudaDeviceGetAttribute(value, attribute, device), "prefill attention"));
+  }
+  KV8_TRY(check_device(major, minor));
+  const SelectableKernel* kernel = KV8_TRY(select_kernel(
+      {a.kv_type, a.score_type, a.head_dim, a.batch, a.num_heads, a.max_q_len, a.max_kv_len, sms}));
+  return prepare_prefill(a, kernel->entry());
+}
 
 Result<PreparedPrefill> prepare_prefill(const PrefillArgs& a, const KernelEntry& entry) {
   KV8_TRY(check_sizes(a));
