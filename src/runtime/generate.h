@@ -58,8 +58,8 @@ struct RunnerOptions {
   StreamSink stream;
 };
 
-/// What a Runner is made of. The backend has been opened with exec::kv_pool_pages() pages and at least
-/// max(prefill_chunk, max_batch_size) rows.
+/// What a Runner is made of. The backend has been opened with exec::kv_pool_pages() pages and at
+/// least max(prefill_chunk, max_batch_size) rows.
 struct RunnerParts {
   std::unique_ptr<exec::Engine> engine;
   std::unique_ptr<Backend> backend;
