@@ -2,16 +2,12 @@
 """Side by side with llama.cpp on the CPU: prefill and decode tokens/s, same weights.
 
     pip install llama-cpp-python==0.3.36 gguf==0.19.0 safetensors numpy
-    tools/compare_llama_cpp.py HF_FOLDER --out docs/results/llama_cpp.json \
-        --kv8_fp16 "build/cpu/bin/kv8 bench model --backend cpu --engineDir E16 --json -" \
-        --kv8_fp8  "build/cpu/bin/kv8 bench model --backend cpu --engineDir E8 --json -"
+    tools/compare_llama_cpp.py CHECKPOINT --kv8 build/cpu/bin/kv8 --out docs/results/llama_cpp.json
 
-HF_FOLDER (what `kv8 import gguf` writes) is turned into an F16 GGUF file beside --gguf, once.
-llama.cpp runs with f16 KV and with q8_0 KV (flash attention on, which q8_0 values need).
-A kv8 command prints one JSON object on standard output, of which `prefill_tokens_per_s` and
-`decode_tokens_per_s` are read; {threads}, {prefill} and {decode} in it are filled in. Without
-kv8 commands only llama.cpp is measured. The programs take turns, --rounds times, because a shared
-machine is faster at some times than at others; medians are compared.
+CHECKPOINT (what `kv8 quantize llm` writes) is turned into an F16 GGUF file at --gguf, once.
+llama.cpp runs with f16 KV and with q8_0 KV (flash attention on, which q8_0 values need), kv8 with
+FP16 and FP8 KV. The programs take turns, --rounds times, because a shared machine is faster at some
+times than at others; medians are compared.
 
 Prefill: --prefill tokens from an empty cache in one batch, logits of the last. Decode: --decode
 tokens one by one after that prefill. Loading and one warm-up of each are not counted.
@@ -19,9 +15,7 @@ tokens one by one after that prefill. Loading and one warm-up of each are not co
 
 import argparse
 import json
-import os
 import platform
-import shlex
 import statistics
 import subprocess
 import tempfile
@@ -131,15 +125,16 @@ class LlamaCpp:
                 "decode_tokens_per_s": self.args.decode / (end - middle)}
 
 
-def run_kv8(command: str, args) -> dict:
-    words = [w.format(threads=args.threads, prefill=args.prefill, decode=args.decode)
-             for w in shlex.split(command)]
-    env = {**os.environ, "OMP_NUM_THREADS": str(args.threads)}
-    done = subprocess.run(words, env=env, capture_output=True, text=True, check=False)
+def run_kv8(args) -> dict:
+    """Both caches' rows of one `kv8 bench model` run, by KV type."""
+    words = [str(args.kv8), "bench", "model", "--backend", "cpu", "--checkpointDir", str(args.model),
+             "--promptTokens", str(args.prefill), "--decodeTokens", str(args.decode),
+             "--threads", str(args.threads), "--repeats", "1", "--json", "-"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        raise SystemExit(f"{command}: exit status {done.returncode}\n{done.stderr.strip()}")
-    report = json.loads(done.stdout)
-    return {k: float(report[k]) for k in ("prefill_tokens_per_s", "decode_tokens_per_s")}
+        raise SystemExit(f"{' '.join(words)}: exit status {done.returncode}\n{done.stderr.strip()}")
+    return {row["kv_dtype"]: {k: row[k]["median"] for k in ("prefill_tokens_per_s", "decode_tokens_per_s")}
+            for row in json.loads(done.stdout)["rows"]}
 
 
 def cpu_name() -> str:
@@ -160,8 +155,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("model", type=Path)
     parser.add_argument("--gguf", type=Path, default=Path(tempfile.gettempdir()) / "kv8_compare_f16.gguf")
-    parser.add_argument("--kv8_fp16", help="command that benchmarks kv8 with FP16 KV")
-    parser.add_argument("--kv8_fp8", help="command that benchmarks kv8 with FP8 KV")
+    parser.add_argument("--kv8", type=Path, required=True, help="the program kv8")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--prefill", type=int, default=512)
     parser.add_argument("--decode", type=int, default=64)
@@ -174,14 +168,13 @@ def main() -> None:
         unfinished.rename(args.gguf)
 
     llama = {kv: LlamaCpp(args.gguf, kv, args) for kv in ("f16", "q8_0")}
-    runners = {"llama.cpp, f16 KV": llama["f16"].measure, "llama.cpp, q8_0 KV": llama["q8_0"].measure}
-    for label, command in (("kv8, FP16 KV", args.kv8_fp16), ("kv8, FP8 KV", args.kv8_fp8)):
-        if command:
-            runners[label] = lambda command=command: run_kv8(command, args)
-    rounds = {name: [] for name in runners}
+    rounds = {name: [] for name in ("llama.cpp, f16 KV", "kv8, FP16 KV", "llama.cpp, q8_0 KV", "kv8, FP8 KV")}
     for _ in range(args.rounds):
-        for name, measure in runners.items():
-            rounds[name].append(measure())
+        rounds["llama.cpp, f16 KV"].append(llama["f16"].measure())
+        rounds["llama.cpp, q8_0 KV"].append(llama["q8_0"].measure())
+        ours = run_kv8(args)
+        rounds["kv8, FP16 KV"].append(ours["fp16"])
+        rounds["kv8, FP8 KV"].append(ours["fp8"])
     summary = {name: {key: statistics.median(r[key] for r in rows) for key in rows[0]}
                for name, rows in rounds.items()}
     print_table(summary)

@@ -26,12 +26,15 @@ inline void pause_briefly() {
 
 }  // namespace
 
+/// A job is open to the workers from `run`'s start until the caller has found no work left; it then
+/// waits only for workers that have joined. A worker that the system keeps off its core for a while
+/// therefore delays nobody.
 struct ThreadPool::State {
   int num_threads = 1;
   std::vector<std::thread> workers;
   const std::function<void(int)>* job = nullptr;
-  std::atomic<std::uint64_t> generation{0};
-  std::atomic<int> running{0};
+  std::atomic<std::uint64_t> ticket{0};  // number of the job * 2 + whether it is open
+  std::atomic<int> joined{0};            // workers inside the job
   std::atomic<bool> stopping{false};
   std::mutex mutex;
   std::condition_variable wake;
@@ -48,44 +51,54 @@ struct ThreadPool::State {
     }
   }
 
-  void wait_for_work(std::uint64_t seen) {
+  /// The ticket of an open job other than `seen`, or any ticket when the pool stops.
+  std::uint64_t wait_for_work(std::uint64_t seen) {
+    const auto ready = [&] {
+      const std::uint64_t now = ticket.load();
+      return (now != seen && (now & 1) != 0) || stopping.load();
+    };
     for (int spin = 0; spin < kSpins; ++spin) {
-      if (generation.load(std::memory_order_acquire) != seen) return;
+      if (ready()) return ticket.load();
       pause_briefly();
     }
     std::unique_lock lock(mutex);
     ++sleeping;
-    wake.wait(lock, [&] { return generation.load(std::memory_order_acquire) != seen; });
+    wake.wait(lock, ready);
     --sleeping;
+    return ticket.load();
   }
 
   void work(int worker) {
     std::uint64_t seen = 0;
     for (;;) {
-      wait_for_work(seen);
-      ++seen;
-      if (stopping.load(std::memory_order_acquire)) return;
-      call(worker);
-      running.fetch_sub(1, std::memory_order_release);
+      seen = wait_for_work(seen);
+      if (stopping.load()) return;
+      // Joining comes before looking again, closing before counting: one of the two sees the other.
+      joined.fetch_add(1);
+      if (ticket.load() == seen) call(worker);
+      joined.fetch_sub(1);
     }
   }
 
-  void announce() {
+  void announce(std::uint64_t new_ticket) {
     const std::lock_guard lock(mutex);
-    generation.fetch_add(1, std::memory_order_release);
+    ticket.store(new_ticket);
     if (sleeping > 0) wake.notify_all();
   }
 
   void run(const std::function<void(int)>& body) {
-    if (num_threads == 1) {
-      body(0);
-      return;
-    }
     job = &body;
-    running.store(num_threads - 1, std::memory_order_relaxed);
-    announce();
+    const std::uint64_t open = (ticket.load() | 1) + 2;
+    announce(open);
     call(0);
-    while (running.load(std::memory_order_acquire) != 0) pause_briefly();
+    ticket.store(open - 1);
+    for (int spin = 0; joined.load() != 0; ++spin) {
+      if (spin < kSpins) {
+        pause_briefly();
+      } else {
+        std::this_thread::yield();
+      }
+    }
     if (failure) std::rethrow_exception(std::exchange(failure, nullptr));
   }
 };
@@ -99,8 +112,8 @@ ThreadPool::ThreadPool(int num_threads) : state_(std::make_unique<State>()) {
 }
 
 ThreadPool::~ThreadPool() {
-  state_->stopping.store(true, std::memory_order_release);
-  state_->announce();
+  state_->stopping.store(true);
+  state_->announce(state_->ticket.load());
   for (auto& worker : state_->workers) worker.join();
 }
 
@@ -115,16 +128,21 @@ void ThreadPool::parallel_for(std::int64_t count, std::int64_t grain,
     body(0, count, 0);
     return;
   }
-  state_->run([&](int worker) {
-    const std::int64_t begin = std::min(count, blocks * worker / threads * grain);
-    const std::int64_t end = std::min(count, blocks * (worker + 1) / threads * grain);
-    if (begin < end) body(begin, end, worker);
+  const std::int64_t ranges = std::min(threads, blocks);
+  parallel_tasks(ranges, [&](std::int64_t range, int worker) {
+    const std::int64_t begin = std::min(count, blocks * range / ranges * grain);
+    const std::int64_t end = std::min(count, blocks * (range + 1) / ranges * grain);
+    body(begin, end, worker);
   });
 }
 
 void ThreadPool::parallel_tasks(std::int64_t count,
                                 const std::function<void(std::int64_t, int)>& body) {
   if (count <= 0) return;
+  if (state_->num_threads == 1 || count == 1) {
+    for (std::int64_t index = 0; index < count; ++index) body(index, 0);
+    return;
+  }
   std::atomic<std::int64_t> next{0};
   state_->run([&](int worker) {
     for (std::int64_t index = next++; index < count; index = next++) body(index, worker);

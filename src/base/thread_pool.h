@@ -7,9 +7,9 @@
 
 namespace kv8 {
 
-/// `parallel_for` splits [0, count) into one contiguous range per thread. The caller's thread is
-/// worker 0. Workers spin briefly between loops (a decode step is hundreds of short loops), then
-/// sleep.
+/// `parallel_for` splits [0, count) into one contiguous range per thread; whichever thread is free
+/// takes the next range. The caller's thread is worker 0. Workers spin briefly between loops (a
+/// decode step is hundreds of short loops), then sleep.
 class ThreadPool {
  public:
   /// `num_threads` <= 0 takes the hardware's count.
@@ -19,7 +19,7 @@ class ThreadPool {
   ThreadPool& operator=(const ThreadPool&) = delete;
 
   int num_threads() const;
-  /// Calls `body(begin, end, worker)` on every thread whose range is not empty and waits for all.
+  /// Calls `body(begin, end, worker)` once per range and waits for all.
   /// `grain`: ranges other than the last are multiples of it. Exceptions in `body` are rethrown.
   void parallel_for(std::int64_t count, std::int64_t grain,
                     const std::function<void(std::int64_t, std::int64_t, int)>& body);
