@@ -1,0 +1,167 @@
+#include "cuda/attention/sm90/prefill/launch.h"
+
+#include <cuda.h>
+#include <cuda_runtime_api.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "cuda/attention/sm90/prefill/kernel_params.cuh"
+#include "cuda/attention/sm90/prefill/select.h"
+#include "ops/kv_layout.h"
+
+namespace kv8::sm90 {
+namespace {
+
+static_assert(sizeof(KernelParams) <= 640);
+
+Status cuda_ok(cudaError_t code, const char* what) {
+  if (code == cudaSuccess) return {};
+  return unsupported("{}: {}", what, cudaGetErrorString(code));
+}
+
+using EncodeTiled = decltype(&cuTensorMapEncodeTiled);
+
+/// The driver's encoder, looked up so that kv8 does not link against the driver.
+Result<EncodeTiled> encode_tiled() {
+  static const EncodeTiled function = [] {
+    void* symbol = nullptr;
+    cudaDriverEntryPointQueryResult found{};
+    const cudaError_t code = cudaGetDriverEntryPointByVersion(
+        "cuTensorMapEncodeTiled", &symbol, 12000, cudaEnableDefault, &found);
+    const bool ok = code == cudaSuccess && found == cudaDriverEntryPointSuccess;
+    return ok ? reinterpret_cast<EncodeTiled>(symbol) : nullptr;
+  }();
+  if (function == nullptr) {
+    return unsupported("the CUDA driver has no cuTensorMapEncodeTiled: it must be 12.0 or newer");
+  }
+  return function;
+}
+
+/// Dimensions from the innermost outwards; strides of all but the innermost follow from them.
+struct MapShape {
+  int rank;
+  cuuint64_t dims[3];
+  cuuint32_t box[3];
+};
+
+Status encode_map(CUtensorMap* map, const void* base, int elem_bytes, const MapShape& shape,
+                  const char* name) {
+  const EncodeTiled encode = KV8_TRY(encode_tiled());
+  cuuint64_t strides[2];
+  cuuint64_t bytes = elem_bytes;
+  for (int i = 0; i + 1 < shape.rank; ++i) strides[i] = bytes *= shape.dims[i];
+  const cuuint32_t element_strides[3] = {1, 1, 1};
+  const bool wide = shape.box[0] * elem_bytes == 128;
+  const CUresult code = encode(
+      map, elem_bytes == 1 ? CU_TENSOR_MAP_DATA_TYPE_UINT8 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
+      shape.rank, const_cast<void*>(base), shape.dims, strides, shape.box, element_strides,
+      CU_TENSOR_MAP_INTERLEAVE_NONE, wide ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_64B,
+      CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  if (code != CUDA_SUCCESS) {
+    return unsupported("{}: the driver refused its tensor map (error {}); pointers must be aligned "
+                       "to 16 bytes",
+                       name, static_cast<int>(code));
+  }
+  return {};
+}
+
+Status check_sizes(const PrefillArgs& a) {
+  if (a.batch < 1 || a.num_heads < 1 || a.num_kv_heads < 1 || a.total_q_tokens < 0 ||
+      a.max_q_len < 0 || a.max_kv_len < 0 || a.num_pages < 1 || a.max_pages < 1) {
+    return usage_error(
+        "prefill attention: batch {}, heads {}, KV heads {}, pages {}, page table width {} must "
+        "be positive and token counts not negative",
+        a.batch, a.num_heads, a.num_kv_heads, a.num_pages, a.max_pages);
+  }
+  if (a.num_heads % a.num_kv_heads != 0) {
+    return usage_error("prefill attention: {} query heads do not divide into {} KV heads",
+                       a.num_heads, a.num_kv_heads);
+  }
+  const std::int64_t rows = std::int64_t{a.num_pages} * a.num_kv_heads * std::max(64, a.head_dim);
+  if (rows > INT32_MAX) {
+    return capacity_error("prefill attention: {} pages of {} KV heads exceed 2^31 rows",
+                          a.num_pages, a.num_kv_heads);
+  }
+  const bool fp8 = a.kv_type == KvType::kE4m3;
+  if (fp8 && (a.q_scale == nullptr || a.k_scale == nullptr || a.v_scale == nullptr)) {
+    return usage_error("prefill attention: FP8 needs q_scale, k_scale and v_scale");
+  }
+  if (!(a.softmax_scale > 0.0f) || !std::isfinite(a.softmax_scale)) {
+    return usage_error("prefill attention: softmax_scale {} must be positive", a.softmax_scale);
+  }
+  return {};
+}
+
+}  // namespace
+
+Result<PreparedPrefill> prepare_prefill(const PrefillArgs& a, const KernelEntry& entry) {
+  KV8_TRY(check_sizes(a));
+  const KernelShape& shape = entry.shape;
+  KV8_CHECK(shape.kv_type == a.kv_type && shape.head_dim == a.head_dim,
+            "kernel {} does not serve head_dim {}", to_string(shape), a.head_dim);
+  const int elem_bytes = a.kv_type == KvType::kE4m3 ? 1 : 2;
+  const cuuint64_t head_dim = a.head_dim;
+  const cuuint64_t blocks = cuuint64_t(a.num_pages) * a.num_kv_heads;
+  const cuuint32_t chunk = std::min(a.head_dim, 128 / elem_bytes);
+  const cuuint32_t rows = 64 * shape.row_groups;
+
+  KernelParams p{};
+  KV8_TRY(encode_map(
+      &p.q_map, a.q, elem_bytes,
+      {3, {head_dim, cuuint64_t(a.num_heads), cuuint64_t(std::max(a.total_q_tokens, 1))},
+       {chunk, 1, rows}},
+      "q"));
+  KV8_TRY(encode_map(&p.k_map, a.k_pool, elem_bytes,
+                               {2, {head_dim, blocks * kPageTokens}, {chunk, kPageTokens}},
+                               "k_pool"));
+  KV8_TRY(encode_map(
+      &p.v_map, a.v_pool, elem_bytes,
+      {2, {kPageTokens, blocks * head_dim}, {kPageTokens, cuuint32_t(a.head_dim)}}, "v_pool"));
+  p.out = a.out;
+  p.page_table = a.page_table;
+  p.cu_seqlens_q = a.cu_seqlens_q;
+  p.kv_lens = a.kv_lens;
+  p.q_scale = a.q_scale;
+  p.k_scale = a.k_scale;
+  p.v_scale = a.v_scale;
+  p.v_offset = a.v_offset;
+  p.scheduler = a.scheduler;
+  p.scale_stride = a.scale_per_head ? 1 : 0;
+  p.batch = a.batch;
+  p.num_heads = a.num_heads;
+  p.num_kv_heads = a.num_kv_heads;
+  p.max_pages = a.max_pages;
+  p.row_blocks = (a.max_q_len + int(rows) - 1) / int(rows);
+  const std::int64_t tiles = std::int64_t{p.row_blocks} * a.batch * a.num_heads;
+  if (tiles > INT32_MAX / 2) {
+    return capacity_error("prefill attention: {} query tiles are too many for one launch", tiles);
+  }
+  p.total_tiles = static_cast<int>(tiles);
+  p.score_scale = a.softmax_scale * 1.44269504088896341f;
+  p.out_is_bf16 = a.out_type == OutType::kBf16;
+
+  int device = 0, sms = 0;
+  KV8_TRY(cuda_ok(cudaGetDevice(&device), "prefill attention"));
+  KV8_TRY(cuda_ok(cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, device),
+                  "prefill attention"));
+  KV8_TRY(cuda_ok(cudaFuncSetAttribute(entry.function, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                       entry.smem_bytes),
+                  "prefill attention: shared memory"));
+  PreparedPrefill prepared;
+  prepared.entry_ = entry;
+  prepared.grid_ = std::min(sms * shape.blocks_per_sm, p.total_tiles);
+  std::memcpy(prepared.params_.data(), &p, sizeof p);
+  return prepared;
+}
+
+Status PreparedPrefill::launch(CUstream_st* stream) const {
+  if (grid_ == 0) return {};  // no query rows
+  void* arguments[] = {const_cast<std::byte*>(params_.data())};
+  return cuda_ok(cudaLaunchKernel(entry_.function, dim3(grid_), dim3(entry_.threads), arguments,
+                                  entry_.smem_bytes, stream),
+                 "prefill attention");
+}
+
+}  // namespace kv8::sm90

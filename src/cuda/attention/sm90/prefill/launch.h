@@ -1,0 +1,35 @@
+// From PrefillArgs to a kernel launch.
+#pragma once
+
+#include <array>
+#include <cstddef>
+
+#include "base/result.h"
+#include "cuda/attention/sm90/prefill/kernel_shape.h"
+
+struct CUstream_st;
+
+namespace kv8::sm90 {
+
+/// A launch made ready: tensor maps encoded, grid chosen. Holds the pointers of its arguments and
+/// may be launched any number of times while they are valid.
+class PreparedPrefill {
+ public:
+  /// Enqueues the kernel on `stream` (null: the default stream).
+  Status launch(CUstream_st* stream) const;
+  const KernelShape& shape() const { return entry_.shape; }
+
+ private:
+  friend Result<PreparedPrefill> prepare_prefill(const PrefillArgs&, const KernelEntry&);
+  KernelEntry entry_;
+  int grid_ = 0;
+  std::array<std::byte, 640> params_{};  // a KernelParams, which only CUDA sources see
+};
+
+/// Validates `args`, picks a kernel for the current device by `select_kernel` and prepares it.
+Result<PreparedPrefill> prepare_prefill(const PrefillArgs& args);
+
+/// The same with a given kernel, for laboratories and tests that force one.
+Result<PreparedPrefill> prepare_prefill(const PrefillArgs& args, const KernelEntry& entry);
+
+}  // namespace kv8::sm90
