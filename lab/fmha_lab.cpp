@@ -61,7 +61,8 @@ Status check(const Variant& v) {
       {{1000, 77, 1, 320}, {1000, 500, 900, 321}, 4, 2, Pattern::kNormal},
       {{2048}, {2048}, 28, 4, Pattern::kNormal},
       {{130, 65, 40, 0, 5}, {2500, 65, 39, 100, 0}, 6, 2, Pattern::kNormal},
-      {{64}, {32768}, 2, 1, Pattern::kFlat}};
+      {{70}, {32768}, 2, 1, Pattern::kFlat},
+      {{6, 67, 129, 190}, {126, 257, 129, 1153}, 3, 1, Pattern::kNormal}};
   for (int p = 2; p < cuda_testing::kNumPatterns; ++p) {
     cases.push_back({{300, 129}, {700, 129}, 4, 2, static_cast<Pattern>(p)});
   }

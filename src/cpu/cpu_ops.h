@@ -29,7 +29,7 @@ void rms_norm(Workspace& workspace, const RmsNormParams& params);
 
 /// Up to this many rows a linear layer runs as a product of its own that reads each weight once;
 /// above it, as the library's sgemm over weights converted to FP32 tile by tile.
-inline constexpr std::int64_t kMaxDirectRows = 8;
+inline constexpr std::int64_t kMaxDirectRows = 16;
 void linear(Workspace& workspace, const LinearParams& params);
 
 void swiglu(Workspace& workspace, const SwiGluParams& params);

@@ -1,5 +1,9 @@
-// Linear layers of few rows: dot products straight from the stored weights. A block of kFeatures
-// weight rows is read from memory once and used for all rows of the batch, at most 8 at a time.
+// Linear layers of few rows: dot products straight from the stored weights. Each weight is read
+// from memory once and used for all rows of the batch, at most 8 at a time.
+//
+// Weight rows are taken one after the other: this reads memory in one ascending stream, which ran
+// at 24 GB/s where 4 or 8 rows side by side ran at 11 (one Zen 4 core, rows of 1152 bytes, with or
+// without software prefetching).
 #include "cpu/kernels.h"
 
 #undef HWY_TARGET_INCLUDE
@@ -14,14 +18,9 @@ namespace kv8::cpu::HWY_NAMESPACE {
 
 using DF = hn::ScalableTag<float>;
 
-/// Weight rows taken together for `rows` activation rows: as many as keep the sums in registers.
-constexpr int features_together(int rows) {
-#if HWY_ARCH_X86 && HWY_TARGET > HWY_AVX3  // 16 registers
-  return rows == 1 ? 8 : rows <= 3 ? 4 : 2;
-#else
-  return rows == 1 ? 8 : rows <= 4 ? 4 : 2;
-#endif
-}
+/// Sums that a dot product is split into, so that the multiply-adds of kRows rows together hide
+/// their latency.
+constexpr int sums_per_row(int rows) { return rows <= 2 ? 4 : rows <= 4 ? 2 : 1; }
 
 inline float finish(const LinearParams& params, std::int64_t row, std::int64_t out, float sum) {
   if (params.bias.data != nullptr) {
@@ -42,47 +41,48 @@ inline float finish(const LinearParams& params, std::int64_t row, std::int64_t o
   return sum;
 }
 
-/// kRows rows from `row`, kFeatures features from `out`.
-template <class Weights, int kRows, int kFeatures>
-void dot_block(const LinearParams& params, std::int64_t row, std::int64_t out) {
+/// The dot products of one weight row and kRows rows from `row`.
+template <class Weights, int kRows>
+HWY_INLINE void dot_rows(const LinearParams& params, std::int64_t row, std::int64_t out) {
   const DF df;
+  constexpr int kSums = sums_per_row(kRows);
   const auto lanes = static_cast<std::int64_t>(hn::Lanes(df));
   const float* HWY_RESTRICT x = params.x + row * params.in;
   const auto* HWY_RESTRICT weight =
       static_cast<const typename Weights::Element*>(params.weight.data) + out * params.in;
-  hn::Vec<DF> sums[kFeatures][kRows];
-  for (int f = 0; f < kFeatures; ++f) {
-    for (int r = 0; r < kRows; ++r) sums[f][r] = hn::Zero(df);
+  hn::Vec<DF> sums[kRows][kSums];
+  for (int r = 0; r < kRows; ++r) {
+    for (int s = 0; s < kSums; ++s) sums[r][s] = hn::Zero(df);
   }
   std::int64_t i = 0;
-  for (; i + lanes <= params.in; i += lanes) {
-    hn::Vec<DF> activations[kRows];
-    for (int r = 0; r < kRows; ++r) activations[r] = hn::LoadU(df, x + r * params.in + i);
-    for (int f = 0; f < kFeatures; ++f) {
-      const auto w = Weights::load(df, weight + f * params.in + i);
-      for (int r = 0; r < kRows; ++r) sums[f][r] = hn::MulAdd(w, activations[r], sums[f][r]);
+  for (; i + kSums * lanes <= params.in; i += kSums * lanes) {
+    for (int s = 0; s < kSums; ++s) {
+      const auto w = Weights::load(df, weight + i + s * lanes);
+      for (int r = 0; r < kRows; ++r) {
+        sums[r][s] = hn::MulAdd(w, hn::LoadU(df, x + r * params.in + i + s * lanes), sums[r][s]);
+      }
     }
   }
-  for (int f = 0; f < kFeatures; ++f) {
+  for (; i + lanes <= params.in; i += lanes) {
+    const auto w = Weights::load(df, weight + i);
     for (int r = 0; r < kRows; ++r) {
-      float sum = hn::GetLane(hn::SumOfLanes(df, sums[f][r]));
-      for (std::int64_t j = i; j < params.in; ++j) {
-        sum += x[r * params.in + j] * Weights::scalar(weight[f * params.in + j]);
-      }
-      params.out[(row + r) * params.out_features + out + f] = finish(params, row + r, out + f, sum);
+      sums[r][0] = hn::MulAdd(w, hn::LoadU(df, x + r * params.in + i), sums[r][0]);
     }
+  }
+  for (int r = 0; r < kRows; ++r) {
+    for (int s = 1; s < kSums; ++s) sums[r][0] = hn::Add(sums[r][0], sums[r][s]);
+    float sum = hn::GetLane(hn::SumOfLanes(df, sums[r][0]));
+    for (std::int64_t j = i; j < params.in; ++j) {
+      sum += x[r * params.in + j] * Weights::scalar(weight[j]);
+    }
+    params.out[(row + r) * params.out_features + out] = finish(params, row + r, out, sum);
   }
 }
 
 template <class Weights, int kRows>
 HWY_INLINE void features(const LinearParams& params, std::int64_t row, std::int64_t begin,
                          std::int64_t end) {
-  constexpr int kTogether = features_together(kRows);
-  std::int64_t out = begin;
-  for (; out + kTogether <= end; out += kTogether) {
-    dot_block<Weights, kRows, kTogether>(params, row, out);
-  }
-  for (; out < end; ++out) dot_block<Weights, kRows, 1>(params, row, out);
+  for (std::int64_t out = begin; out < end; ++out) dot_rows<Weights, kRows>(params, row, out);
 }
 
 template <class Weights>

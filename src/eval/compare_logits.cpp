@@ -43,20 +43,20 @@ Result<PredictionSums> compare_logits(std::span<const float> a, std::span<const 
             "{} and {} logits of {} positions", a.size(), b.size(), next.size());
   const std::size_t vocab = a.size() / next.size();
   std::vector<PredictionSums> rows(next.size());
-  threads.parallel_for(static_cast<std::int64_t>(next.size()), 1,
-                       [&](std::int64_t begin, std::int64_t end, int) {
-                         for (auto i = static_cast<std::size_t>(begin);
-                              i < static_cast<std::size_t>(end); ++i) {
-                           rows[i] = compare_position(a.subspan(i * vocab, vocab),
-                                                      b.subspan(i * vocab, vocab), next[i]);
-                         }
-                       });
+  threads.parallel_for(
+      static_cast<std::int64_t>(next.size()), 1, [&](std::int64_t begin, std::int64_t end, int) {
+        for (auto i = static_cast<std::size_t>(begin); i < static_cast<std::size_t>(end); ++i) {
+          rows[i] =
+              compare_position(a.subspan(i * vocab, vocab), b.subspan(i * vocab, vocab), next[i]);
+        }
+      });
   PredictionSums sums;
   for (const PredictionSums& row : rows) sums.add(row);
   // NaN and infinity survive every sum above: inf - inf is NaN.
   if (!std::isfinite(sums.nll_a) || !std::isfinite(sums.nll_b) || !std::isfinite(sums.kl)) {
-    return bad_input("the model computes logits that are not finite; its weights or scales are "
-                     "broken");
+    return bad_input(
+        "the model computes logits that are not finite; its weights or scales are "
+        "broken");
   }
   return sums;
 }

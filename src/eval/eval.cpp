@@ -90,8 +90,8 @@ Result<HeldOut> load_text(const EvalOptions& options, std::int64_t window,
       options.max_tokens > 0 ? options.max_tokens : std::numeric_limits<std::int64_t>::max();
   const std::int64_t needed = left / window + (left % window != 0);
   for (auto& tokens : quant::split_windows(tokenizer, text, window, needed)) {
-    tokens.resize(static_cast<std::size_t>(
-        std::min(left, static_cast<std::int64_t>(tokens.size()))));
+    tokens.resize(
+        static_cast<std::size_t>(std::min(left, static_cast<std::int64_t>(tokens.size()))));
     left -= static_cast<std::int64_t>(tokens.size());
     for (const std::int32_t id : tokens) {
       if (id < 0 || id >= vocab_size) {
@@ -143,16 +143,17 @@ std::string_view held_out_text() { return {kHeldOutText, kHeldOutTextEnd}; }
 Result<EvalResult> evaluate_kv_cache(const EvalOptions& options, const Reporter& reporter) {
   const io::Checkpoint checkpoint = KV8_TRY(io::Checkpoint::open(options.checkpoint_dir));
   if (!checkpoint.quantization().kv_cache_fp8) {
-    return bad_input("{}: the checkpoint has no FP8 KV cache to compare; run `kv8 quantize llm "
-                     "--kv_cache_quantization fp8` first",
-                     options.checkpoint_dir.string());
+    return bad_input(
+        "{}: the checkpoint has no FP8 KV cache to compare; run `kv8 quantize llm "
+        "--kv_cache_quantization fp8` first",
+        options.checkpoint_dir.string());
   }
   if (options.window_tokens < 2 || options.max_tokens < 0) {
     return usage_error("windows of {} tokens and at most {} tokens cannot be scored",
                        options.window_tokens, options.max_tokens);
   }
-  const std::int64_t window = std::min<std::int64_t>(
-      options.window_tokens, checkpoint.config().max_position_embeddings);
+  const std::int64_t window =
+      std::min<std::int64_t>(options.window_tokens, checkpoint.config().max_position_embeddings);
   const text::Tokenizer tokenizer = KV8_TRY(text::Tokenizer::load(options.checkpoint_dir));
   const HeldOut held_out =
       KV8_TRY(load_text(options, window, tokenizer, checkpoint.config().vocab_size));

@@ -126,11 +126,11 @@ class DecoderMatcher {
     KV8_TRY(out_features(layer.down, hidden, "down_proj"));
     const std::int64_t inner = layer.down.weight->tensor.shape[1];
     const Node* product = KV8_TRY(graph_.node(layer.down.input, "Mul", "the MLP's gated product"));
-    const bool gate_first = graph_.is_output_of(product->inputs[0], "Swish");
-    const Node* swish = KV8_TRY(graph_.node(product->inputs[gate_first ? 0 : 1], "Swish",
-                                            "the MLP's activation", {{"alpha", Attribute{1.0f}}}));
+    const std::size_t gate = graph_.is_output_of(product->inputs[1], "Swish") ? 1 : 0;
+    const Node* swish = KV8_TRY(graph_.node(product->inputs[gate], "Swish", "the MLP's activation",
+                                            {{"alpha", Attribute{1.0f}}}));
     layer.gate = KV8_TRY(linear(swish->inputs[0], "gate_proj", hidden));
-    layer.up = KV8_TRY(linear(product->inputs[gate_first ? 1 : 0], "up_proj", hidden));
+    layer.up = KV8_TRY(linear(product->inputs[1 - gate], "up_proj", hidden));
     KV8_TRY(out_features(layer.gate, inner, "gate_proj"));
     KV8_TRY(out_features(layer.up, inner, "up_proj"));
     KV8_TRY(same_input(layer.gate, layer.up, "gate_proj and up_proj"));

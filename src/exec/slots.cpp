@@ -23,13 +23,14 @@ class SlotAllocator {
  public:
   Slot take(std::int32_t cols) {
     std::vector<Slot>& free = free_[cols];
-    if (free.empty()) {
-      cols_.push_back(cols);
-      return static_cast<Slot>(cols_.size() - 1);
-    }
+    if (free.empty()) return add(cols);
     const Slot slot = free.back();
     free.pop_back();
     return slot;
+  }
+  Slot add(std::int32_t cols) {
+    cols_.push_back(cols);
+    return static_cast<Slot>(cols_.size() - 1);
   }
   void give_back(Slot slot) { free_[cols_[static_cast<std::size_t>(slot)]].push_back(slot); }
   std::vector<std::int32_t> cols() && { return std::move(cols_); }
@@ -69,8 +70,12 @@ void assign_slots(Plan& plan) {
       return slot != kNone && last_read[static_cast<std::size_t>(slot)] == i;
     };
     const bool in_place = ends(before.residual) && before.residual != before.in;
-    place_of(before.out) =
-        in_place ? place_of(before.residual) : allocator.take(cols_of(before.out));
+    if (before.out == plan.logits_slot) {
+      place_of(before.out) = allocator.add(cols_of(before.out));
+    } else {
+      place_of(before.out) =
+          in_place ? place_of(before.residual) : allocator.take(cols_of(before.out));
+    }
     if (ends(before.in)) allocator.give_back(place_of(before.in));
     *refs.in = place_of(before.in);
     *refs.out = place_of(before.out);

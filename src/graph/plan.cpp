@@ -153,6 +153,10 @@ class PlanChecker {
 
   Status write(Slot slot, std::int64_t cols, Slot like) {
     KV8_TRY(check_slot(slot, cols, "output"));
+    if (slot == plan_.logits_slot && (rows_[static_cast<std::size_t>(slot)] != Rows::kUnwritten ||
+                                      rows_[static_cast<std::size_t>(like)] != Rows::kSelected)) {
+      return bad_input("the logits' slot {} is used for something else", slot);
+    }
     rows_[static_cast<std::size_t>(slot)] = rows_[static_cast<std::size_t>(like)];
     return {};
   }

@@ -78,7 +78,7 @@ struct Plan {
   std::vector<PlanWeight> weights;
   std::vector<std::int32_t> slot_cols;
   Slot input_slot = 0;   ///< inputs_embeds
-  Slot logits_slot = 0;  ///< [selected rows, vocab_size]
+  Slot logits_slot = 0;  ///< [selected rows, vocab_size]; written once, by selected rows
   std::vector<Step> steps;
 
   /// Bytes of cache that one token takes over all layers, scales aside.

@@ -20,7 +20,8 @@ namespace fs = std::filesystem;
 /// Short samples share a step, as many as this.
 constexpr std::size_t kMaxSequences = 16;
 
-/// A model that computes plainly: FP16 cache, one sequence of `window` tokens or several short ones.
+/// A model that computes plainly: FP16 cache, one sequence of `window` tokens or several short
+/// ones.
 struct PlainModel {
   std::unique_ptr<exec::Engine> engine;
   std::unique_ptr<Backend> backend;
@@ -77,9 +78,10 @@ Status check_vocabulary(const Dataset& dataset, std::int32_t vocab_size) {
   for (const auto& sample : dataset.samples) {
     for (const std::int32_t id : sample) {
       if (id < 0 || id >= vocab_size) {
-        return bad_input("the tokenizer gives token {}, but the model's vocabulary has {}; "
-                         "tokenizer.json and model do not belong together",
-                         id, vocab_size);
+        return bad_input(
+            "the tokenizer gives token {}, but the model's vocabulary has {}; "
+            "tokenizer.json and model do not belong together",
+            id, vocab_size);
       }
     }
   }

@@ -43,8 +43,8 @@ struct QuantizeOptions {
   CalibrationOptions calibration;
 };
 
-/// Runs the text through the model with an FP16 cache and observes Q, K and V. Samples are no longer
-/// than the model's max_position_embeddings. The result depends on model and text alone.
+/// Runs the text through the model with an FP16 cache and observes Q, K and V. Samples are no
+/// longer than the model's max_position_embeddings. The result depends on model and text alone.
 Result<CalibrationResult> calibrate(const std::filesystem::path& model_dir,
                                     const CalibrationOptions& options, const Reporter& reporter);
 

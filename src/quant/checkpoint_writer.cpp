@@ -74,8 +74,8 @@ void append_scales(const CalibrationResult& calibration, bool per_head,
 Json producer() { return {{"name", "kv8"}, {"version", KV8_VERSION}}; }
 
 Result<Json> model_config(const io::Checkpoint& source, bool kv_fp8) {
-  Json config = KV8_TRY(
-      parse_json(source.config().raw_json, (source.dir() / "config.json").string()));
+  Json config =
+      KV8_TRY(parse_json(source.config().raw_json, (source.dir() / "config.json").string()));
   config.erase("quantization_config");
   if (config.contains("dtype")) config["dtype"] = "float16";
   if (config.contains("torch_dtype") || !config.contains("dtype")) {
@@ -95,9 +95,8 @@ Result<Json> model_config(const io::Checkpoint& source, bool kv_fp8) {
 Json hf_quant_config() {
   Json json;
   json["producer"] = producer();
-  json["quantization"] = {{"quant_algo", nullptr},
-                          {"kv_cache_quant_algo", "FP8"},
-                          {"exclude_modules", Json::array()}};
+  json["quantization"] = {
+      {"quant_algo", nullptr}, {"kv_cache_quant_algo", "FP8"}, {"exclude_modules", Json::array()}};
   return json;
 }
 
@@ -152,8 +151,8 @@ Status write_checkpoint(const io::Checkpoint& source, const fs::path& dir,
   std::vector<io::NamedTensor> tensors = KV8_TRY(weights_in_fp16(source));
   if (calibration) append_scales(*calibration, per_head, tensors);
   KV8_TRY(io::write_sharded_safetensors(dir, tensors));
-  KV8_TRY(write_json_file(dir / "config.json",
-                          KV8_TRY(model_config(source, calibration.has_value()))));
+  KV8_TRY(
+      write_json_file(dir / "config.json", KV8_TRY(model_config(source, calibration.has_value()))));
   if (calibration) {
     KV8_TRY(write_json_file(dir / "hf_quant_config.json", hf_quant_config()));
     KV8_TRY(write_json_file(dir / "kv_calibration.json", calibration_json(*calibration, per_head)));

@@ -22,8 +22,8 @@ float scale_from_amax(float amax);
 io::LayerKvScales layer_scales(const LayerAmax& amax, bool per_head);
 
 /// Fills `dir`, an empty folder: all tensors of `source` in FP16 (those that are BF16 or F32 are
-/// converted; a value that FP16 cannot hold is an error naming the tensor), configuration, tokenizer
-/// files, and, with `calibration`, scales and kv_calibration.json.
+/// converted; a value that FP16 cannot hold is an error naming the tensor), configuration,
+/// tokenizer files, and, with `calibration`, scales and kv_calibration.json.
 Status write_checkpoint(const io::Checkpoint& source, const std::filesystem::path& dir,
                         const std::optional<CalibrationResult>& calibration, bool per_head);
 

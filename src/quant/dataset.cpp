@@ -58,9 +58,10 @@ Result<fs::path> find_dataset(const std::string& name) {
     looked += fmt::format(", `{}`", path.string());
   }
   const bool no_root = candidates(name).empty();
-  return not_found("dataset `{}` was not found; looked for {}{}; give a .txt or .jsonl file, a "
-                   "folder of them, or `builtin`",
-                   name, looked, no_root ? " ($KV8_DATASETS is not set)" : "");
+  return not_found(
+      "dataset `{}` was not found; looked for {}{}; give a .txt or .jsonl file, a "
+      "folder of them, or `builtin`",
+      name, looked, no_root ? " ($KV8_DATASETS is not set)" : "");
 }
 
 Result<std::vector<fs::path>> dataset_files(const fs::path& path) {
@@ -97,8 +98,8 @@ class Sampler {
     return options_.num_samples - static_cast<std::int64_t>(dataset_.samples.size());
   }
   void add_windows(std::string_view text, std::int64_t max_windows) {
-    for (auto& sample :
-         split_windows(tokenizer_, text, options_.sample_tokens, std::min(max_windows, lacking()))) {
+    for (auto& sample : split_windows(tokenizer_, text, options_.sample_tokens,
+                                      std::min(max_windows, lacking()))) {
       dataset_.samples.push_back(std::move(sample));
     }
   }
@@ -115,7 +116,8 @@ class Sampler {
       const std::string_view line = text.substr(0, end);
       text.remove_prefix(std::min(end + 1, text.size()));
       if (std::ranges::all_of(line, is_space)) continue;
-      add_windows(KV8_TRY(text_of_line(line, fmt::format("{}: line {}", path.string(), number))), 1);
+      add_windows(KV8_TRY(text_of_line(line, fmt::format("{}: line {}", path.string(), number))),
+                  1);
     }
     return {};
   }
@@ -176,8 +178,8 @@ Result<Dataset> load_dataset(const CalibrationOptions& options, const text::Toke
     sampler.add_windows(builtin_calibration_text(), options.num_samples);
   } else {
     Sha256 hash;
-    for (const fs::path& file :
-         KV8_TRY(dataset_files(KV8_TRY(find_dataset(dataset.name))))) {
+    const std::vector<fs::path> files = KV8_TRY(dataset_files(KV8_TRY(find_dataset(dataset.name))));
+    for (const fs::path& file : files) {
       const std::string text = KV8_TRY(read_text_file(file));
       hash.update(text);
       KV8_TRY(sampler.add_file(file, text));

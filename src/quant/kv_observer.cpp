@@ -30,14 +30,16 @@ Result<std::vector<float>> rounded(const std::vector<std::uint32_t>& heads, std:
     const float seen = std::bit_cast<float>(heads[head]);
     const float stored = f16_to_float(f16_from_float(seen));
     if (!std::isfinite(seen)) {
-      return bad_input("layer {}: {} of head {} became {} while calibrating; the model computes "
-                       "non-finite values and cannot be quantized",
-                       layer, name, head, seen);
+      return bad_input(
+          "layer {}: {} of head {} became {} while calibrating; the model computes "
+          "non-finite values and cannot be quantized",
+          layer, name, head, seen);
     }
     if (!std::isfinite(stored)) {
-      return bad_input("layer {}: {} of head {} reached {} while calibrating, beyond FP16's largest "
-                       "value 65504",
-                       layer, name, head, seen);
+      return bad_input(
+          "layer {}: {} of head {} reached {} while calibrating, beyond FP16's largest "
+          "value 65504",
+          layer, name, head, seen);
     }
     amax.push_back(stored);
   }

@@ -35,9 +35,9 @@ class EngineRunner final : public Runner {
   }
 
   std::vector<Response> run(const RequestFile& file, const Reporter& reporter) override {
-    const SchedulerContext context{*parts_.engine,       *parts_.backend, pool_,   prefixes_,
-                                   parts_.tokenizer,     parts_.chat_template,     options_,
-                                   limits_,              profile_};
+    const SchedulerContext context{*parts_.engine, *parts_.backend,  pool_,
+                                   prefixes_,      parts_.tokenizer, parts_.chat_template,
+                                   options_,       limits_,          profile_};
     std::vector<Response> responses = Scheduler(context, file, reporter).run();
     profile_.peak_memory_bytes = peak_memory();
     return responses;
@@ -127,9 +127,9 @@ Result<std::unique_ptr<Runner>> Runner::open(const std::filesystem::path& engine
       std::max(options.prefill_chunk, engine->config().builder.max_batch_size);
   std::unique_ptr<Backend> backend =
       KV8_TRY(engine->open_backend(pages, rows, options.num_threads));
-  return create({std::move(engine), std::move(backend), std::move(tokenizer),
-                 std::move(chat_template)},
-                options);
+  return create(
+      {std::move(engine), std::move(backend), std::move(tokenizer), std::move(chat_template)},
+      options);
 }
 
 std::unique_ptr<Runner> Runner::create(RunnerParts parts, const RunnerOptions& options) {

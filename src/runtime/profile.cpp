@@ -20,9 +20,9 @@ Json stage_json(const std::string& name, const StageStats& stats) {
   Json json;
   json["stage_id"] = name;
   json["total_gpu_time_ms"] = stats.total;
-  json["gpu_time_stats"] = {{"count", stats.count}, {"min", stats.min},   {"max", stats.max},
-                            {"mean", stats.mean},   {"median", stats.median},
-                            {"p95", stats.p95},     {"p99", stats.p99},   {"stddev", stats.stddev}};
+  json["gpu_time_stats"] = {{"count", stats.count}, {"min", stats.min},       {"max", stats.max},
+                            {"mean", stats.mean},   {"median", stats.median}, {"p95", stats.p95},
+                            {"p99", stats.p99},     {"stddev", stats.stddev}};
   return json;
 }
 
@@ -76,8 +76,8 @@ StageStats summarize(std::vector<double> samples_ms) {
   stats.max = samples_ms.back();
   stats.total = std::accumulate(samples_ms.begin(), samples_ms.end(), 0.0);
   stats.mean = stats.total / static_cast<double>(count);
-  stats.median = count % 2 == 1 ? samples_ms[middle]
-                                : 0.5 * (samples_ms[middle - 1] + samples_ms[middle]);
+  stats.median =
+      count % 2 == 1 ? samples_ms[middle] : 0.5 * (samples_ms[middle - 1] + samples_ms[middle]);
   stats.p95 = nearest_rank(samples_ms, 95.0);
   stats.p99 = nearest_rank(samples_ms, 99.0);
   double squares = 0.0;

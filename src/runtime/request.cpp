@@ -56,8 +56,7 @@ class UnknownFields {
 
 Result<float> number_in(const Json& object, std::string_view key, const std::string& where,
                         double min, double max, float fallback) {
-  const double value =
-      KV8_TRY(json_number_or(object, key, where, static_cast<double>(fallback)));
+  const double value = KV8_TRY(json_number_or(object, key, where, static_cast<double>(fallback)));
   if (value < min || value > max) {
     return bad_input("{}: field `{}` is {}, expected a number from {} to {}", where, key, value,
                      min, max);
@@ -81,8 +80,8 @@ Result<std::map<std::int32_t, float>> read_logit_bias(const Json& value, const s
     if (failure != std::errc() || end != key.data() + key.size() || id < 0) {
       return bad_input("{}: field `logit_bias` has the key `{}`, expected a token id", where, key);
     }
-    bias[id] = KV8_TRY(
-        number_in(value, key, where + ": field `logit_bias`", -kMaxBias, kMaxBias, 0.0f));
+    bias[id] =
+        KV8_TRY(number_in(value, key, where + ": field `logit_bias`", -kMaxBias, kMaxBias, 0.0f));
   }
   return bias;
 }
@@ -103,8 +102,8 @@ Result<std::vector<std::string>> read_stops(const Json& value, const std::string
                      value.type_name());
   }
   if (stops.size() > kMaxStops) {
-    return bad_input("{}: field `stop` has {} strings, at most {} are allowed", where,
-                     stops.size(), kMaxStops);
+    return bad_input("{}: field `stop` has {} strings, at most {} are allowed", where, stops.size(),
+                     kMaxStops);
   }
   for (const std::string& stop : stops) {
     if (stop.empty() || stop.size() > kMaxStopBytes) {
@@ -122,18 +121,17 @@ Status read_shared(const Json& object, const std::string& where, Request& reques
                          std::int64_t fallback) {
     return json_int_or(object, key, where, min, max, fallback);
   };
-  sampling.temperature = KV8_TRY(
-      number_in(object, "temperature", where, 0.0, kMaxTemperature, sampling.temperature));
+  sampling.temperature =
+      KV8_TRY(number_in(object, "temperature", where, 0.0, kMaxTemperature, sampling.temperature));
   sampling.top_p = KV8_TRY(number_in(object, "top_p", where, 0.0, 1.0, sampling.top_p));
-  sampling.top_k =
-      static_cast<std::int32_t>(KV8_TRY(whole("top_k", 0, kMaxTopK, sampling.top_k)));
+  sampling.top_k = static_cast<std::int32_t>(KV8_TRY(whole("top_k", 0, kMaxTopK, sampling.top_k)));
   sampling.max_generate_length = static_cast<std::int32_t>(
       KV8_TRY(whole("max_generate_length", 1, kMaxInt32, sampling.max_generate_length)));
   sampling.num_logprobs = static_cast<std::int32_t>(
       KV8_TRY(whole("num_logprobs", 0, kMaxLogprobs, sampling.num_logprobs)));
-  sampling.seed = static_cast<std::uint64_t>(
-      KV8_TRY(whole("seed", 0, std::numeric_limits<std::int64_t>::max(),
-                    static_cast<std::int64_t>(sampling.seed))));
+  sampling.seed =
+      static_cast<std::uint64_t>(KV8_TRY(whole("seed", 0, std::numeric_limits<std::int64_t>::max(),
+                                               static_cast<std::int64_t>(sampling.seed))));
   if (const auto bias = object.find("logit_bias"); bias != object.end() && !bias->is_null()) {
     sampling.logit_bias = KV8_TRY(read_logit_bias(*bias, where));
   }
@@ -239,8 +237,8 @@ Result<RequestFile> parse_request_file(std::string_view text, std::string_view s
   file.path = name;
   Request defaults;
   KV8_TRY(read_shared(root, name, defaults));
-  file.batch_size =
-      static_cast<std::int32_t>(KV8_TRY(json_int_or(root, "batch_size", name, 1, kMaxBatchSize, 1)));
+  file.batch_size = static_cast<std::int32_t>(
+      KV8_TRY(json_int_or(root, "batch_size", name, 1, kMaxBatchSize, 1)));
   if (overrides.batch_size) file.batch_size = *overrides.batch_size;
 
   const auto requests = root.find("requests");
@@ -263,8 +261,7 @@ Result<RequestFile> parse_request_file(std::string_view text, std::string_view s
 }
 
 Result<RequestFile> read_request_file(const std::filesystem::path& file,
-                                      const RequestOverrides& overrides,
-                                      const Reporter& reporter) {
+                                      const RequestOverrides& overrides, const Reporter& reporter) {
   const std::string text = KV8_TRY(read_text_file(file, std::uint64_t{1} << 28));
   return parse_request_file(text, file.string(), overrides, reporter);
 }

@@ -55,7 +55,6 @@ Result<RequestFile> read_request_file(const std::filesystem::path& file,
                                       const RequestOverrides& overrides, const Reporter& reporter);
 /// The same from text; `source` names it in messages and becomes RequestFile::path.
 Result<RequestFile> parse_request_file(std::string_view text, std::string_view source,
-                                       const RequestOverrides& overrides,
-                                       const Reporter& reporter);
+                                       const RequestOverrides& overrides, const Reporter& reporter);
 
 }  // namespace kv8::runtime

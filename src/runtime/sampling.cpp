@@ -46,8 +46,7 @@ std::int32_t largest_id(std::span<const float> logits) {
   return static_cast<std::int32_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
 }
 
-std::int32_t draw(std::span<const float> logits, const SamplingParams& params,
-                  std::uint64_t step) {
+std::int32_t draw(std::span<const float> logits, const SamplingParams& params, std::uint64_t step) {
   const std::size_t keep =
       params.top_k > 0 ? static_cast<std::size_t>(params.top_k) : logits.size();
   const std::vector<std::int32_t> ids = best_ids(logits, keep);
@@ -95,9 +94,10 @@ Status check_logits(std::span<const float> logits) {
   bool any_finite = false;
   for (std::size_t i = 0; i < logits.size(); ++i) {
     if (std::isnan(logits[i]) || logits[i] == INFINITY) {
-      return bad_input("the model computed a logit of {} for token {}; the engine's weights or "
-                       "scales are broken",
-                       logits[i], i);
+      return bad_input(
+          "the model computed a logit of {} for token {}; the engine's weights or "
+          "scales are broken",
+          logits[i], i);
     }
     any_finite = any_finite || std::isfinite(logits[i]);
   }

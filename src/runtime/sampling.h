@@ -11,8 +11,9 @@
 
 namespace kv8::runtime {
 
-/// Random number `counter` of the stream `seed`, uniform in [0, 1): the 53 high bits of splitmix64's
-/// finaliser over both. Stateless, so that token n of a request does not depend on what else ran.
+/// Random number `counter` of the stream `seed`, uniform in [0, 1): the 53 high bits of
+/// splitmix64's finaliser over both. Stateless, so that token n of a request does not depend on
+/// what else ran.
 double uniform_at(std::uint64_t seed, std::uint64_t counter);
 
 struct ScoredToken {
@@ -35,7 +36,8 @@ Status check_logits(std::span<const float> logits);
 /// Picks a token from logits that check_logits accepted. logit_bias is added first. Greedy: the
 /// largest, of equal ones the lowest id. Else: divide by the temperature, keep the top_k largest
 /// (0: all), softmax, keep the shortest prefix whose probability reaches top_p (at least one), draw
-/// with uniform_at(seed, step). Ids in logit_bias are inside the vocabulary (checked by the caller).
+/// with uniform_at(seed, step). Ids in logit_bias are inside the vocabulary (checked by the
+/// caller).
 std::int32_t sample_token(std::span<const float> logits, const SamplingParams& params,
                           std::uint64_t step);
 

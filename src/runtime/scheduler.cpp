@@ -34,9 +34,10 @@ Scheduler::Scheduler(const SchedulerContext& context, const RequestFile& file,
   const std::int32_t built = context.engine.config().builder.max_batch_size;
   batch_size_ = static_cast<std::size_t>(std::clamp(file.batch_size, 1, std::max(built, 1)));
   if (file.batch_size > built) {
-    reporter.warn(fmt::format("batch_size {} is more than the engine's max_batch_size {}; {} "
-                              "requests run at once",
-                              file.batch_size, built, batch_size_));
+    reporter.warn(
+        fmt::format("batch_size {} is more than the engine's max_batch_size {}; {} "
+                    "requests run at once",
+                    file.batch_size, built, batch_size_));
   }
   warn_ineffective();
   for (std::size_t i = 0; i < responses_.size(); ++i) {
@@ -50,7 +51,8 @@ void Scheduler::warn_ineffective() const {
   const bool wants_thinking = std::ranges::any_of(
       file_.requests, [](const Request& r) { return r.enable_thinking && r.apply_chat_template; });
   if (wants_thinking && context_.chat_template && !can_think) {
-    reporter_.warn("`enable_thinking` has no effect: the model's chat template has no thinking mode");
+    reporter_.warn(
+        "`enable_thinking` has no effect: the model's chat template has no thinking mode");
   }
 }
 
@@ -86,9 +88,10 @@ void Scheduler::prepare(std::size_t index) {
   active.response->formatted_system_prompt = active.prompt.system_text;
   active.response->formatted_complete_request = active.prompt.complete_text;
   if (request.save_system_prompt_kv_cache && active.prompt.system_tokens == 0) {
-    reporter_.warn(fmt::format("request {}: `save_system_prompt_kv_cache` has no effect: there is "
-                               "no system prompt",
-                               index));
+    reporter_.warn(
+        fmt::format("request {}: `save_system_prompt_kv_cache` has no effect: there is "
+                    "no system prompt",
+                    index));
   }
   const auto prompt_tokens = static_cast<std::int64_t>(active.prompt.ids.size());
   // The last token of an answer is never fed back, so it needs no place in the cache.
@@ -136,8 +139,7 @@ std::int32_t Scheduler::free_slot() const {
 
 /// One chunk of the first prompt that is not through.
 void Scheduler::prefill_step() {
-  const auto active =
-      std::ranges::find_if(active_, [](const Active& a) { return a.prefilling(); });
+  const auto active = std::ranges::find_if(active_, [](const Active& a) { return a.prefilling(); });
   if (active == active_.end()) return;
   const Status status = prefill_chunk(*active);
   if (!status.ok()) fail(*active, status.error());

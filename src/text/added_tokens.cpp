@@ -77,16 +77,11 @@ Result<AddedTokens> AddedTokens::parse(const Json& list, const Bpe& model,
     }
     added.max_id_ = std::max(added.max_id_, token.id);
     const auto index = static_cast<std::int32_t>(added.tokens_.size());
-    if (token.normalized) {
-      const std::string normalized = normalizer.apply(token.content);
-      if (normalized.empty()) {
-        return bad_input("{}: added token `{}` is empty after normalization", source,
-                         token.content);
-      }
-      added.normalized_.add(normalized, index);
-    } else {
-      added.raw_.add(token.content, index);
+    token.decoded = token.normalized ? normalizer.apply(token.content) : token.content;
+    if (token.decoded.empty()) {
+      return bad_input("{}: added token `{}` is empty after normalization", source, token.content);
     }
+    (token.normalized ? added.normalized_ : added.raw_).add(token.decoded, index);
     added.tokens_.push_back(std::move(token));
   }
   return added;
@@ -106,7 +101,7 @@ std::vector<AddedTokens::Piece> AddedTokens::cut(std::string_view text, bool nor
     const bool word_before = begin > 0 && is_word(last_utf8(text.substr(0, begin)).value);
     const bool word_behind = end < text.size() && is_word(decode_utf8(text, end).value);
     if (token.single_word && (word_before || word_behind)) continue;
-    // White space that the token before took is not taken again.
+    // White space that the token before took is not taken again, but a token of white space stays.
     if (token.lstrip) {
       begin = begin <= done ? done
                             : begin - trailing_white_space(text.substr(done, begin - done));
@@ -118,7 +113,7 @@ std::vector<AddedTokens::Piece> AddedTokens::cut(std::string_view text, bool nor
       end = blank.end;
     }
     if (done < begin) pieces.push_back({{done, begin}, -1});
-    pieces.push_back({{begin, end}, token.id});
+    if (begin < end) pieces.push_back({{begin, end}, token.id});
     done = end;
   }
   if (done < text.size()) pieces.push_back({{done, text.size()}, -1});

@@ -150,7 +150,7 @@ void DecoderChain::pass(std::size_t index, State& state, std::string token,
     case Kind::kFuse:
       break;
     case Kind::kJoin:
-      if (at.count++ > 0) token.insert(0, " ");
+      if (at.count++ > 0) token.insert(token.begin(), ' ');
       break;
     case Kind::kReplace:
       token = step.pattern.replace_all(token, step.text);

@@ -49,7 +49,10 @@ Status PreTokenizer::add(const Json& json, std::string_view source) {
     step = KV8_TRY(parse_metaspace(json, source));
   } else if (type == "Whitespace") {
     step.kind = Kind::kSplit;
-    step.pattern = KV8_TRY(Pattern::regex(R"(\w+|[^\w\s]+)", source));
+    step.pattern = KV8_TRY(Pattern::regex(
+        fmt::format(R"([{0}\x{{200C}}\x{{200D}}]+|[^{0}\x{{200C}}\x{{200D}}{1}]+)", kWordClass,
+                    kWhiteSpaceClass),
+        source));
     step.behavior = Behavior::kRemoved;
     step.invert = true;
   } else if (type == "WhitespaceSplit") {
@@ -200,7 +203,7 @@ struct PreTokenizer::Run {
   static std::string_view prepare(const Step& step, std::string_view text, bool at_start,
                                   std::string& buffer) {
     if (step.kind == Kind::kByteLevel && step.add_prefix_space && text.front() != ' ') {
-      buffer = " ";
+      buffer.assign(1, ' ');
       buffer += text;
       return buffer;
     }

@@ -1,5 +1,6 @@
 // The differences between Oniguruma's Ruby syntax and PCRE2's that matter here:
 //   \s \w \b   exact Unicode sets (PCRE2's \s has U+180E, its \w lacks marks)
+//   \p{Han}   the script, not its extensions
 //   \h \v \uXXXX   hex digit, vertical tab, code point
 //   {n,m}+     not possessive in Ruby; x{,m} is a quantifier in Ruby alone
 //   [a[b]&&c]  nested classes and intersections
@@ -9,6 +10,11 @@
 
 namespace kv8::text {
 namespace {
+
+/// Oniguruma counts the superscripts and fractions of Latin-1 among \w.
+std::string word_class() {
+  return std::string(kWordClass) + R"(\xB2\xB3\xB9\xBC-\xBE)";
+}
 
 class Translator {
  public:
@@ -42,16 +48,16 @@ class Translator {
   }
 
   Status escape() {
-    static const std::string word = "[" + std::string(kWordClass) + "]";
+    static const std::string word = fmt::format("[{}]", word_class());
     const char c = peek(1);
     if (c == 's' || c == 'S') {
-      out_ += (c == 's' ? "[" : "[^") + std::string(kWhiteSpaceClass) + "]";
+      out_ += fmt::format("[{}{}]", c == 's' ? "" : "^", kWhiteSpaceClass);
     } else if (c == 'w' || c == 'W') {
-      out_ += (c == 'w' ? "[" : "[^") + std::string(kWordClass) + "]";
+      out_ += fmt::format("[{}{}]", c == 'w' ? "" : "^", word_class());
     } else if (c == 'b') {
-      out_ += "(?:(?<=" + word + ")(?!" + word + ")|(?<!" + word + ")(?=" + word + "))";
+      out_ += fmt::format("(?:(?<={0})(?!{0})|(?<!{0})(?={0}))", word);
     } else if (c == 'B') {
-      out_ += "(?:(?<=" + word + ")(?=" + word + ")|(?<!" + word + ")(?!" + word + "))";
+      out_ += fmt::format("(?:(?<={0})(?={0})|(?<!{0})(?!{0}))", word);
     } else if (c == 'A' || c == 'z' || c == 'Z') {
       out_ += in_.substr(at_, 2);
     } else {
@@ -65,17 +71,13 @@ class Translator {
   Status common_escape(bool in_class) {
     const char c = peek(1);
     if (c == '\0') return refuse("a backslash at the end");
-    if (c == 'p' || c == 'P' || c == 'x') {
-      if (c != 'x' && peek(2) != '{') return refuse("\\p without braces");
-      if (peek(2) == '{') {
-        const std::size_t close = in_.find('}', at_);
-        if (close == std::string_view::npos) return refuse("an unclosed brace");
-        out_ += in_.substr(at_, close + 1 - at_);
-        at_ = close + 1;
-        return {};
-      }
-      out_ += "\\x";
-      at_ += 2;
+    if (c == 'p' || c == 'P') return property();
+    if (c == 'x') {
+      const bool braced = peek(2) == '{';
+      const std::size_t close = braced ? in_.find('}', at_) : at_ + 1;
+      if (close == std::string_view::npos) return refuse("an unclosed brace");
+      out_ += in_.substr(at_, close + 1 - at_);
+      at_ = close + 1;
       return {};
     }
     if (c == 'u') {
@@ -106,6 +108,22 @@ class Translator {
     return {};
   }
 
+  /// \p{…}. A script's name means Script_Extensions to PCRE2, but Script here.
+  Status property() {
+    const std::size_t close = in_.find('}', at_);
+    if (peek(2) != '{' || close == std::string_view::npos) return refuse("\\p without braces");
+    std::string_view name = in_.substr(at_ + 3, close - at_ - 3);
+    bool negative = peek(1) == 'P';
+    if (!name.empty() && name[0] == '^') {
+      negative = !negative;
+      name.remove_prefix(1);
+    }
+    const bool is_category = name.size() <= 2 || name == "Any";
+    out_ += fmt::format("\\{}{{{}{}}}", negative ? 'P' : 'p', is_category ? "" : "sc:", name);
+    at_ = close + 1;
+    return {};
+  }
+
   Status bracket() {
     out_ += '[';
     ++at_;
@@ -127,7 +145,8 @@ class Translator {
       }
       const char next = peek(1);
       if (next == 's' || next == 'S' || next == 'w') {
-        out_ += next == 's' ? kWhiteSpaceClass : next == 'S' ? kNotWhiteSpaceClass : kWordClass;
+        out_ += next == 'w' ? word_class()
+                            : std::string(next == 's' ? kWhiteSpaceClass : kNotWhiteSpaceClass);
         at_ += 2;
       } else if (next == 'W' || next == 'b' || next == 'B') {
         return refuse("the escape \\" + std::string(1, next) + " inside brackets");

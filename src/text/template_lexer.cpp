@@ -141,19 +141,14 @@ class Lexer {
       return token;
     }
     if (c == '\'' || c == '"') return read_string(c);
-    token.kind = TemplateToken::Kind::kOperator;
-    for (const std::string_view two : {"==", "!=", "<=", ">=", "//", "**"}) {
-      if (std::string_view(text_).substr(at_, 2) == two) {
-        token.text = two;
-        at_ += 2;
-        return token;
-      }
-    }
-    if (std::string_view("()[]{}.,:|+-*/%~<>=").find(c) == std::string_view::npos) {
+    const std::string two = text_.substr(at_, 2);
+    const bool is_pair = two == "==" || two == "!=" || two == "<=" || two == ">=" || two == "//";
+    if (!is_pair && std::string_view("()[]{}.,:|+-*/%~<>=").find(c) == std::string_view::npos) {
       return bad_input("unexpected character `{}`", c);
     }
-    token.text = c;
-    ++at_;
+    token.kind = TemplateToken::Kind::kOperator;
+    token.text = two.substr(0, is_pair ? 2 : 1);
+    at_ += token.text.size();
     return token;
   }
 

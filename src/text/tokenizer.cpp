@@ -40,9 +40,10 @@ struct Tokenizer::Impl {
     }
   }
 
+  /// What the decoder gets for an id; nullptr if there is no such id.
   const std::string* token_of(TokenId id) const {
     const AddedToken* token = added.find(id);
-    return token != nullptr ? &token->content : model.token_of(id);
+    return token != nullptr ? &token->decoded : model.token_of(id);
   }
 };
 

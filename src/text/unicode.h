@@ -42,7 +42,8 @@ bool is_word(char32_t value);
 std::size_t leading_white_space(std::string_view text);
 std::size_t trailing_white_space(std::string_view text);
 
-/// The bodies of bracket classes that name a property exactly, for regular expressions.
+/// The bodies of bracket classes for regular expressions. kWordClass is `is_word` without the two
+/// joiners, U+200C and U+200D.
 extern const std::string_view kWhiteSpaceClass;
 extern const std::string_view kNotWhiteSpaceClass;
 extern const std::string_view kWordClass;

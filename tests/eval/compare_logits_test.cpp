@@ -33,15 +33,15 @@ TEST(CompareLogits, EqualModelsDivergeByNothing) {
   EXPECT_EQ(sums.positions, 2);
   EXPECT_EQ(sums.top1_agreements, 2);
   EXPECT_NEAR(sums.kl, 0.0, 1e-14);
-  EXPECT_NEAR(sums.nll_b, 8.0 + 0.0 + std::log(1.0 + std::exp(-8.0) + std::exp(-4.0)) , 1e-6);
+  EXPECT_NEAR(sums.nll_b, 8.0 + 0.0 + std::log(1.0 + std::exp(-8.0) + std::exp(-4.0)), 1e-6);
 }
 
 TEST(CompareLogits, NonFiniteLogitsAreAnError) {
   const std::vector<float> fine = {1.0f, 2.0f, 3.0f};
   const std::vector<std::int32_t> next = {0};
   ThreadPool threads(1);
-  for (const float bad : {std::numeric_limits<float>::quiet_NaN(),
-                          std::numeric_limits<float>::infinity()}) {
+  for (const float bad :
+       {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
     for (std::size_t i = 0; i < 3; ++i) {
       std::vector<float> broken = fine;
       broken[i] = bad;

@@ -28,7 +28,9 @@ class EvalTest : public testing::Test {
     options.calibration.dataset = "builtin";
     options.calibration.num_samples = 8;
     options.calibration.sample_tokens = 128;
+    options.calibration.num_threads = 1;
     quant::quantize_llm(options, {}).value();
+    options_.num_threads = 1;
     options_.checkpoint_dir = dir_ / "fp8";
   }
 

@@ -199,6 +199,7 @@ TEST_F(EngineFile, RefusesSpecificLies) {
       {"unknown step", [](Json& p) { p["steps"][3]["op"] = "moe"; }, {"steps[3]", "moe"}},
       {"no heads", [](Json& p) { p["num_kv_heads"] = 0; }, {}},
       {"huge slot", [](Json& p) { p["slot_cols"].push_back(2147483647); }, {"columns"}},
+      {"logits in another slot", [](Json& p) { p["logits_slot"] = p["steps"][1]["out"]; }, {}},
       {"unused slot", [](Json& p) { p["slot_cols"].push_back(8); }, {"never written"}},
   };
   for (const Lie& lie : lies) {

@@ -85,6 +85,10 @@ TEST_P(Planner, SharesSlotsWhoseValuesAreNotNeededTogether) {
   // Hidden state, its norm, QKV, Q, context, gate and up, their product, logits.
   EXPECT_LE(plan.slot_cols.size(), 8u);
   EXPECT_TRUE(validate(plan).ok());
+  // The logits may lie in the caller's memory: nothing else goes there.
+  for (std::size_t i = 0; i + 1 < plan.steps.size(); ++i) {
+    EXPECT_NE(slots_of(plan.steps[i]).out, plan.logits_slot);
+  }
 }
 
 TEST_P(Planner, TakesScalesFromTheGraph) {

@@ -1,11 +1,10 @@
-#include "quant/kv_observer.h"
-
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <limits>
 
 #include "quant/checkpoint_writer.h"
+#include "quant/kv_observer.h"
 
 namespace kv8::quant {
 namespace {

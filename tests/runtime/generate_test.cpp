@@ -54,23 +54,24 @@ TEST_P(GenerateModels, GreedyIsTheArgmaxOfEveryStep) {
   RunnerSetup setup;
   setup.builder.max_kv_cache_capacity = 256;
   const auto runner = make_runner(model.dir(), setup);
-  Request request = greedy_request("What is a page of a cache?", 24);
-  request.apply_chat_template = false;
-  const auto responses = runner->run(file_of({request}), {});
-  expect_answers(responses);
-  const std::vector<std::int32_t> ids =
-      runner->tokenizer().encode("What is a page of a cache?", true);
-  EXPECT_EQ(responses[0].output_ids, argmax_by_steps(model.dir(), ids, 24));
-  EXPECT_EQ(responses[0].finish_reason, FinishReason::kMaxLength);
+  for (const std::string prompt : {"What is a page of a cache?", "7", "naive \xC3\xA9\n\n"}) {
+    Request request = greedy_request(prompt, 24);
+    request.apply_chat_template = false;
+    const auto responses = runner->run(file_of({request}), {});
+    expect_answers(responses);
+    const std::vector<std::int32_t> ids = runner->tokenizer().encode(prompt, true);
+    EXPECT_EQ(responses[0].output_ids, argmax_by_steps(model.dir(), ids, 24));
+    EXPECT_EQ(responses[0].finish_reason, FinishReason::kMaxLength);
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Families, GenerateModels,
-                         testing::Values("llama3", "mistral", "qwen2", "qwen3"));
+                         testing::Values("llama3", "mistral", "qwen2", "qwen3", "llama2_linear"));
 
 class GenerateCaches : public testing::TestWithParam<bool> {};
 
 TEST_P(GenerateCaches, AnswersDoNotDependOnTheBatchSize) {
-  const TinyModel model("qwen3", GetParam());
+  const TinyModel model("llama3", GetParam());
   RunnerSetup setup;
   setup.fp8 = GetParam();
   setup.builder.max_kv_cache_capacity = 512;
@@ -91,7 +92,7 @@ TEST_P(GenerateCaches, AnswersDoNotDependOnTheBatchSize) {
 }
 
 TEST_P(GenerateCaches, AKeptSystemPromptGivesTheSameText) {
-  const TinyModel model("qwen3", GetParam());
+  const TinyModel model("llama3", GetParam());
   RunnerSetup setup;
   setup.fp8 = GetParam();
   setup.builder.max_kv_cache_capacity = 512;
@@ -146,10 +147,10 @@ TEST(Generate, PromptChunksDoNotChangeTheAnswer) {
 TEST(Generate, SeedsDecide) {
   const TinyModel model("qwen3");
   const auto runner = make_runner(model.dir());
-  const auto responses = runner->run(file_of({random_request("hello", 30, 1),
-                                              random_request("hello", 30, 1),
-                                              random_request("hello", 30, 2)}),
-                                     {});
+  const auto responses =
+      runner->run(file_of({random_request("hello", 30, 1), random_request("hello", 30, 1),
+                           random_request("hello", 30, 2)}),
+                  {});
   expect_answers(responses);
   EXPECT_EQ(responses[0].output_ids, responses[1].output_ids);
   EXPECT_NE(responses[0].output_ids, responses[2].output_ids);
@@ -263,7 +264,8 @@ TEST(Generate, AFullPoolMakesRequestsWaitNotFail) {
     request.messages.insert(request.messages.begin(),
                             {"system", request.messages[0].content.substr(0, 3)});
     request.save_system_prompt_kv_cache = true;  // kept ones must make way
-    request.messages[1].content.resize(std::min<std::size_t>(request.messages[1].content.size(), 90));
+    request.messages[1].content.resize(
+        std::min<std::size_t>(request.messages[1].content.size(), 90));
   }
   const auto expected = wide->run(file_of(requests, 8), {});
   const auto responses = narrow->run(file_of(requests, 8), {});

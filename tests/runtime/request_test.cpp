@@ -146,15 +146,29 @@ TEST(RequestFile, FaultsOfARequestStayItsOwn) {
 }
 
 TEST(RequestFile, RangesAreChecked) {
-  for (const char* fields :
-       {R"("temperature": -0.1)", R"("temperature": 101)", R"("temperature": true)",
-        R"("top_p": 1.5)", R"("top_p": -1)", R"("top_k": -1)", R"("top_k": 2.5)",
-        R"("max_generate_length": 0)", R"("num_logprobs": 51)", R"("seed": -1)",
-        R"("logit_bias": [])", R"("logit_bias": {"a": 1})", R"("logit_bias": {"1x": 1})",
-        R"("logit_bias": {"-1": 1})", R"("logit_bias": {"1": 101})", R"("logit_bias": {"1": "2"})",
-        R"("logit_bias": {"99999999999": 1})", R"("stop": "")", R"("stop": [1])", R"("stop": 5)",
-        R"("apply_chat_template": 1)", R"("disable_spec_decode": "yes")",
-        R"("save_system_prompt_kv_cache": null, "enable_thinking": 0)"}) {
+  for (const char* fields : {R"("temperature": -0.1)",
+                             R"("temperature": 101)",
+                             R"("temperature": true)",
+                             R"("top_p": 1.5)",
+                             R"("top_p": -1)",
+                             R"("top_k": -1)",
+                             R"("top_k": 2.5)",
+                             R"("max_generate_length": 0)",
+                             R"("num_logprobs": 51)",
+                             R"("seed": -1)",
+                             R"("logit_bias": [])",
+                             R"("logit_bias": {"a": 1})",
+                             R"("logit_bias": {"1x": 1})",
+                             R"("logit_bias": {"-1": 1})",
+                             R"("logit_bias": {"1": 101})",
+                             R"("logit_bias": {"1": "2"})",
+                             R"("logit_bias": {"99999999999": 1})",
+                             R"("stop": "")",
+                             R"("stop": [1])",
+                             R"("stop": 5)",
+                             R"("apply_chat_template": 1)",
+                             R"("disable_spec_decode": "yes")",
+                             R"("save_system_prompt_kv_cache": null, "enable_thinking": 0)"}) {
     EXPECT_THAT(request_error(fields), HasSubstr("in.json: requests[0]")) << fields;
   }
   std::string bias = R"("logit_bias": {"0": 1)";
@@ -170,7 +184,8 @@ TEST(RequestFile, UnknownFieldsAreWarnedOnceByName) {
   ASSERT_TRUE(parsed.file.ok());
   EXPECT_FALSE(parsed.file->requests.at(0).error);
   ASSERT_EQ(parsed.warnings.size(), 3u);
-  EXPECT_THAT(parsed.warnings, testing::Contains(HasSubstr("in.json: unknown field `tempreature`")));
+  EXPECT_THAT(parsed.warnings,
+              testing::Contains(HasSubstr("in.json: unknown field `tempreature`")));
   EXPECT_THAT(parsed.warnings, testing::Contains(HasSubstr("requests[0].messages[0]: unknown field "
                                                            "`name`")));
   EXPECT_THAT(parsed.warnings, testing::Contains(HasSubstr("`top_kk` is ignored (there and in 1")));

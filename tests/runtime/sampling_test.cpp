@@ -22,8 +22,7 @@ std::vector<int> histogram(const std::vector<float>& logits, const SamplingParam
                            int draws) {
   std::vector<int> counts(logits.size());
   for (int i = 0; i < draws; ++i) {
-    ++counts[static_cast<std::size_t>(
-        sample_token(logits, params, static_cast<std::uint64_t>(i)))];
+    ++counts[static_cast<std::size_t>(sample_token(logits, params, static_cast<std::uint64_t>(i)))];
   }
   return counts;
 }

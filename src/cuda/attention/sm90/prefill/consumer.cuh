@@ -163,51 +163,60 @@ struct Consumer {
     float maxima[2], decay[2];
     row_maxima(s, maxima);
     raise_offsets<C>(maxima, scale, rows.offset, decay);
-    uint32_t p[kBlocks * kPageRows * C::kElemBytes / 8];
-    if constexpr (!C::kFold) {
-      rows.sum[0] *= decay[0];
-      rows.sum[1] *= decay[1];
-    }
-    exponentiate<C>(s, rows.offset, scale, p, rows.sum);
-
-    ptx::mbarrier_wait(smem.v_full(cursor.slot()), cursor.parity());
     const uint32_t v = smem.v(cursor.slot()) + first * C::kVPageBytes;
-    if constexpr (C::kFold && C::kHeadDim == 64) {
-      fold_values<C, kBlocks, 0, C::kOutColumns>(rows, decay, p, v);
-    } else if constexpr (C::kFold && C::kRoomForTwoFolds) {
-      fold_values_at_once<C, kBlocks>(rows, decay, p, v);
-    } else if constexpr (C::kFold) {
-      // One half after the other: a whole second accumulator does not fit.
-      fold_values<C, kBlocks, 0, 64>(rows, decay, p, v);
-      fold_values<C, kBlocks, 64, C::kOutColumns - 64>(rows, decay, p, v);
+    if constexpr (C::kFold) {
+      uint32_t p[kBlocks * kPageRows / 8];
+      exponentiate<C>(s, rows.offset, scale, p, rows.sum);
+      ptx::mbarrier_wait(smem.v_full(cursor.slot()), cursor.parity());
+      if constexpr (C::kHeadDim == 64) {
+        fold_values<C, kBlocks, 0, C::kOutColumns>(rows, decay, p, v);
+      } else if constexpr (C::kRoomForTwoFolds) {
+        fold_values_at_once<C, kBlocks>(rows, decay, p, v);
+      } else {
+        // One half after the other: a whole second accumulator does not fit.
+        fold_values<C, kBlocks, 0, 64>(rows, decay, p, v);
+        fold_values<C, kBlocks, 64, C::kOutColumns - 64>(rows, decay, p, v);
+      }
     } else {
 #pragma unroll
       for (int i = 0; i < C::kHeadDim / 2; ++i) rows.out[i] *= decay[i / 2 % 2];
-      ptx::pin(p);
-      ptx::pin(rows.out);
-      ptx::wgmma_fence();
-      issue_values<C, kBlocks, 0, C::kHeadDim>(rows.out, p, v, true);
-      ptx::wgmma_commit();
+      rows.sum[0] *= decay[0];
+      rows.sum[1] *= decay[1];
+      // Page by page: the next page's exponentials run under this one's product.
+      uint32_t p[kBlocks][kPageRows / 4];
+#pragma unroll
+      for (int page = 0; page < kBlocks; ++page) {
+        float(&scores)[kPageRows / 2] = *reinterpret_cast<float(*)[kPageRows / 2]>(s + page * (kPageRows / 2));
+        exponentiate<C>(scores, rows.offset, scale, p[page], rows.sum);
+        if (page == 0) ptx::mbarrier_wait(smem.v_full(cursor.slot()), cursor.parity());
+        ptx::pin(p[page]);
+        if (page == 0) ptx::pin(rows.out);
+        ptx::wgmma_fence();
+        issue_values<C, 1, 0, C::kHeadDim>(rows.out, p[page], v + page * C::kVPageBytes, true);
+        ptx::wgmma_commit();
+      }
       ptx::wgmma_wait<0>();
       ptx::pin(rows.out);
-      ptx::pin(p);
+#pragma unroll
+      for (int page = 0; page < kBlocks; ++page) ptx::pin(p[page]);
     }
     if constexpr (kBlocks == C::kPages) release(smem.v_empty(cursor.slot()));
   }
 
-  /// A tile that the causal limit cuts, page by page: those behind the limit are left out.
+  /// A tile that the causal limit cuts, page by page: those behind the limit are left out. `keys`:
+  /// keys that any of the rows sees, relative to the tile, at least 1.
   __device__ __forceinline__ void attend_cut(RowState<C>& rows, StageCursor<C> cursor, uint32_t q,
-                                             Scale<C> scale, int last_key) const {
-    if constexpr (!C::kCutByPage) {
+                                             Scale<C> scale, int last_key, int keys) const {
+    if constexpr (!C::kCutByPage || C::kPages == 1) {
       attend<C::kPages, true>(rows, cursor, q, scale, 0, last_key);
-      return;
+    } else {
+      int page = min((keys - 1) / kPageRows, C::kPages - 1);
+      for (; page >= 0; --page) {
+        attend<1, true>(rows, cursor, q, scale, page, last_key - page * kPageRows);
+      }
+      release(smem.k_empty(cursor.slot()));
+      release(smem.v_empty(cursor.slot()));
     }
-    int page = min((last_key + kGroupRows - 1) / kPageRows, C::kPages - 1);
-    for (; page >= 0; --page) {
-      attend<1, true>(rows, cursor, q, scale, page, last_key - page * kPageRows);
-    }
-    release(smem.k_empty(cursor.slot()));
-    release(smem.v_empty(cursor.slot()));
   }
 
   /// Visits this warpgroup's share of the key tiles and moves the cursor over all of them.
@@ -239,7 +248,7 @@ struct Consumer {
       if (!mine()) continue;
       const int relative = last_key - tile * C::kKeys;
       if (relative < C::kKeys - 1) {
-        attend_cut(rows, cursor, q, scale, relative);
+        attend_cut(rows, cursor, q, scale, relative, keys - tile * C::kKeys);
       } else {
         attend<C::kPages, false>(rows, cursor, q, scale, 0, 0);
       }

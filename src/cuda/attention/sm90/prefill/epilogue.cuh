@@ -78,57 +78,59 @@ __device__ __forceinline__ bool merge_key_groups(RowState<C>& rows, const Shared
   return true;
 }
 
-/// Gives lane q of each four the q-th of every four registers' columns, so that a thread holds eight
-/// columns in a row: a 4 x 4 transpose of 32-bit values among four lanes.
-__device__ __forceinline__ void transpose_quad(uint32_t (&x)[4], int q) {
-  const bool odd = q & 1, high = q & 2;
+/// What is left of a TileInfo to know where rows go.
+struct OutputTile {
+  int first_token;
+  int rows;
+  int head;
+  int kv_head;
+  float scale;
+};
+
+/// Writes one row in the output's type. Lanes 2i and 2i + 1 of a row exchange halves of every two
+/// groups of eight columns, so that each writes four columns in a row and all four lanes a sector.
+template <class C, class Pack>
+__device__ __forceinline__ void store_row(const RowState<C>& rows, int r, float factor, bool inside,
+                                          uint16_t* out, int q, Pack pack) {
+  const bool odd = q & 1;
 #pragma unroll
-  for (int i = 0; i < 4; i += 2) {  // exchange off-diagonal elements of 2 x 2 blocks
-    const uint32_t sent = odd ? x[i] : x[i + 1];
-    const uint32_t got = __shfl_xor_sync(0xffffffffu, sent, 1);
-    if (odd) x[i] = got; else x[i + 1] = got;
-  }
-#pragma unroll
-  for (int i = 0; i < 2; ++i) {  // exchange off-diagonal blocks
-    const uint32_t sent = high ? x[i] : x[i + 2];
-    const uint32_t got = __shfl_xor_sync(0xffffffffu, sent, 2);
-    if (high) x[i] = got; else x[i + 2] = got;
+  for (int j = 0; j < C::kHeadDim / 8; j += 2) {
+    const int i = 4 * j + 2 * r;
+    const uint32_t left = pack(rows.out[i] * factor, rows.out[i + 1] * factor);
+    const uint32_t right = pack(rows.out[i + 4] * factor, rows.out[i + 5] * factor);
+    const uint32_t got = __shfl_xor_sync(0xffffffffu, odd ? left : right, 1);
+    const uint2 four = odd ? make_uint2(got, right) : make_uint2(left, got);
+    if (inside) *reinterpret_cast<uint2*>(out + 8 * j + (odd ? 8 + 2 * (q - 1) : 2 * q)) = four;
   }
 }
 
 /// Divides by the row sums and writes rows `first_row` and `first_row` + 8 of the tile, which lane q of
 /// four shares with three others.
 template <class C>
-__device__ __forceinline__ void store_rows(const RowState<C>& rows, const KernelParams& params,
-                                           const volatile TileInfo& info, int first_row, int q) {
-  const float* offset =
-      params.v_offset == nullptr ? nullptr : params.v_offset + info.kv_head * C::kHeadDim;
+__device__ __forceinline__ void store_rows(RowState<C>& rows, const KernelParams& params,
+                                           const OutputTile& tile, int first_row, int q) {
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
     const int row = first_row + 8 * r;
-    const bool any = rows.sum[r] > 0.0f || rows.sum[r] != rows.sum[r];  // NaN stays NaN
-    const float factor = any ? info.out_scale / rows.sum[r] : 0.0f;
+    const bool empty = rows.sum[r] == 0.0f;  // no key: zeros
+    float factor = empty ? 0.0f : __fdividef(tile.scale, rows.sum[r]);
+    if (params.v_offset != nullptr) {
+      const float* offset = params.v_offset + tile.kv_head * C::kHeadDim;
+#pragma unroll
+      for (int i = 2 * r; i < C::kHeadDim / 2; i += 4) {
+        const float2 add = *reinterpret_cast<const float2*>(offset + 2 * (i - 2 * r) + 2 * q);
+        rows.out[i] = empty ? 0.0f : fmaf(rows.out[i], factor, add.x);
+        rows.out[i + 1] = empty ? 0.0f : fmaf(rows.out[i + 1], factor, add.y);
+      }
+      factor = 1.0f;
+    }
     uint16_t* out = static_cast<uint16_t*>(params.out) +
-                    (int64_t{info.first_token + row} * params.num_heads + info.head) * C::kHeadDim;
-#pragma unroll
-    for (int part = 0; part < C::kHeadDim / 32; ++part) {
-      uint32_t x[4];
-#pragma unroll
-      for (int j = 0; j < 4; ++j) {
-        const int i = 4 * (4 * part + j) + 2 * r;
-        float low = rows.out[i] * factor, high = rows.out[i + 1] * factor;
-        if (offset != nullptr && any) {
-          const int column = 32 * part + 8 * j + 2 * q;
-          low += offset[column];
-          high += offset[column + 1];
-        }
-        x[j] = params.out_is_bf16 ? ptx::floats_to_bfloat_pair(low, high)
-                                  : ptx::floats_to_half_pair(low, high);
-      }
-      transpose_quad(x, q);
-      if (row < info.rows) {
-        *reinterpret_cast<uint4*>(out + 32 * part + 8 * q) = make_uint4(x[0], x[1], x[2], x[3]);
-      }
+                    (int64_t{tile.first_token + row} * params.heads.divisor + tile.head) * C::kHeadDim;
+    const bool inside = row < tile.rows;
+    if (params.out_is_bf16) {
+      store_row<C>(rows, r, factor, inside, out, q, ptx::floats_to_bfloat_pair);
+    } else {
+      store_row<C>(rows, r, factor, inside, out, q, ptx::floats_to_half_pair);
     }
   }
 }

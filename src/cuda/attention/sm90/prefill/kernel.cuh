@@ -64,14 +64,15 @@ __device__ __forceinline__ void consume(const KernelParams& params, SharedMemory
     rows.reset();
     const uint32_t q = smem.q(slots.slot()) + row_group * kGroupRows * C::kChunkBytes;
     self.attend_all(rows, info, cursor, key_group, q);
-    finish_sums<C>(rows);
-    if (merge_key_groups<C>(rows, smem, row_group, key_group, ptx::thread_index() % 128)) {
-      store_rows<C>(rows, params, info, row_group * kGroupRows + self.thread_row(),
-                    ptx::thread_index() % 4);
-    }
+    const OutputTile tile{info.first_token, info.rows, info.head, info.kv_head, info.out_scale};
     __syncwarp();
     self.release(smem.q_empty(slots.slot()));
     slots.advance();
+    finish_sums<C>(rows);
+    if (merge_key_groups<C>(rows, smem, row_group, key_group, ptx::thread_index() % 128)) {
+      store_rows<C>(rows, params, tile, row_group * kGroupRows + self.thread_row(),
+                    ptx::thread_index() % 4);
+    }
   }
 }
 
@@ -87,16 +88,18 @@ __global__ void __launch_bounds__(C::kThreads, C::kBlocksPerSm)
     ptx::release_registers<C::kProducerRegisters>();
     if (warp == 0) {
       TileReader<C> reader{ptx::thread_index()};
-      if (reader.lane == 0) {
-        ptx::tma_prefetch_map(&params.q_map);
-        ptx::tma_prefetch_map(&params.k_map);
-        ptx::tma_prefetch_map(&params.v_map);
-        init_barriers(smem);
-      }
-      reader.read(params, blockIdx.x);
+      reader.request(params, blockIdx.x);
+      if (reader.lane == 0) init_barriers(smem);
+      __syncwarp();
       ptx::named_barrier_sync(kSetupBarrier, C::kThreads - 64);
       produce<C>(params, smem, reader);
     } else if (warp == 1) {
+      if (ptx::thread_index() % 32 == 0) {
+        ptx::tma_prefetch_map(&params.k_map);
+        ptx::tma_prefetch_map(&params.q_map);
+        ptx::tma_prefetch_map(&params.v_map);
+      }
+      __syncwarp();
       ptx::named_barrier_sync(kSetupBarrier, C::kThreads - 64);
       clear_tails<C>(smem, ptx::thread_index() % 32);
     }

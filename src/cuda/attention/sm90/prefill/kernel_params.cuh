@@ -7,6 +7,29 @@
 
 namespace kv8::sm90 {
 
+/// Division of 0 .. 2^31 - 1 by a divisor known on the host: a multiplication and a shift.
+struct FastDivisor {
+  uint32_t divisor = 1;
+  uint32_t multiplier = 0;
+  uint32_t shift = 0;
+
+  static FastDivisor of(uint32_t divisor) {
+    FastDivisor result;
+    result.divisor = divisor;
+    while ((uint64_t{1} << result.shift) < divisor) ++result.shift;
+    // ceil(2^(31 + shift) / divisor) fits in 32 bits and is exact enough for 31-bit dividends.
+    result.multiplier =
+        static_cast<uint32_t>(((uint64_t{1} << (31 + result.shift)) + divisor - 1) / divisor);
+    return result;
+  }
+#ifdef __CUDACC__
+  __host__ __device__
+#endif
+  int divide(int n) const {
+    return static_cast<int>((static_cast<uint64_t>(n) * multiplier) >> (31 + shift));
+  }
+};
+
 struct KernelParams {
   CUtensorMap q_map;  ///< {head_dim, heads, tokens}, box {row chunk, 1, rows of a tile}
   CUtensorMap k_map;  ///< {head_dim, pages * kv_heads * 64}, box {row chunk, 64}
@@ -21,12 +44,12 @@ struct KernelParams {
   const float* v_offset;
   uint32_t* scheduler;
   int scale_stride;  ///< 0: one scale, 1: one a KV head
-  int batch;
-  int num_heads;
+  FastDivisor heads;           ///< query heads
+  FastDivisor heads_per_kv;    ///< query heads of one KV head
+  FastDivisor tiles_per_rank;  ///< batch * query heads: tiles as far from the end of their sequence
   int num_kv_heads;
   int max_pages;
-  int row_blocks;   ///< query tiles of the longest sequence
-  int total_tiles;  ///< row_blocks * batch * num_heads
+  int total_tiles;
   float score_scale;  ///< softmax_scale * log2(e)
   int out_is_bf16;
 };

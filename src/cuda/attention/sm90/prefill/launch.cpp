@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <utility>
 
 #include "cuda/attention/sm90/prefill/kernel_params.cuh"
 #include "cuda/attention/sm90/prefill/select.h"
@@ -96,6 +97,23 @@ Status check_sizes(const PrefillArgs& a) {
 
 }  // namespace
 
+Result<PreparedPrefill> prepare_prefill(const PrefillArgs& a) {
+  KV8_TRY(check_sizes(a));
+  int device = 0, major = 0, minor = 0, sms = 0;
+  KV8_TRY(cuda_ok(cudaGetDevice(&device), "prefill attention"));
+  const std::pair<int*, cudaDeviceAttr> attributes[] = {
+      {&major, cudaDevAttrComputeCapabilityMajor},
+      {&minor, cudaDevAttrComputeCapabilityMinor},
+      {&sms, cudaDevAttrMultiProcessorCount}};
+  for (const auto& [value, attribute] : attributes) {
+    KV8_TRY(cuda_ok(cudaDeviceGetAttribute(value, attribute, device), "prefill attention"));
+  }
+  KV8_TRY(check_device(major, minor));
+  const SelectableKernel* kernel = KV8_TRY(select_kernel(
+      {a.kv_type, a.score_type, a.head_dim, a.batch, a.num_heads, a.max_q_len, a.max_kv_len, sms}));
+  return prepare_prefill(a, kernel->entry());
+}
+
 Result<PreparedPrefill> prepare_prefill(const PrefillArgs& a, const KernelEntry& entry) {
   KV8_TRY(check_sizes(a));
   const KernelShape& shape = entry.shape;
@@ -129,16 +147,17 @@ Result<PreparedPrefill> prepare_prefill(const PrefillArgs& a, const KernelEntry&
   p.v_offset = a.v_offset;
   p.scheduler = a.scheduler;
   p.scale_stride = a.scale_per_head ? 1 : 0;
-  p.batch = a.batch;
-  p.num_heads = a.num_heads;
+  p.heads = FastDivisor::of(a.num_heads);
+  p.heads_per_kv = FastDivisor::of(a.num_heads / a.num_kv_heads);
   p.num_kv_heads = a.num_kv_heads;
   p.max_pages = a.max_pages;
-  p.row_blocks = (a.max_q_len + int(rows) - 1) / int(rows);
-  const std::int64_t tiles = std::int64_t{p.row_blocks} * a.batch * a.num_heads;
+  const std::int64_t row_blocks = (a.max_q_len + int(rows) - 1) / int(rows);
+  const std::int64_t tiles = row_blocks * a.batch * a.num_heads;
   if (tiles > INT32_MAX / 2) {
     return capacity_error("prefill attention: {} query tiles are too many for one launch", tiles);
   }
   p.total_tiles = static_cast<int>(tiles);
+  p.tiles_per_rank = FastDivisor::of(static_cast<std::uint32_t>(a.batch * a.num_heads));
   p.score_scale = a.softmax_scale * 1.44269504088896341f;
   p.out_is_bf16 = a.out_type == OutType::kBf16;
 

@@ -18,29 +18,29 @@ struct TileReader {
   int lane;
 
   int batch = 0;
-  int page_ids = 0;         ///< this lane's entry of the 32 entries from 32 * page_window
+  int rank = 0;         ///< tiles of the same sequence and head after this one
+  int field = 0;        ///< lane 0: first token, 1: end, 2: kv_len
+  float scale = 1.0f;   ///< lane 0: q_scale, 1: k_scale, 2: v_scale
+  int page_ids = 0;     ///< this lane's entry of the 32 entries from 32 * page_window
   int page_window = 0;
   TileInfo info{};
 
-  __device__ void read(const KernelParams& params, int tile) {
-    const int heads = params.num_heads;
-    const int per_block = heads * params.batch;
-    const int blocks_after = tile / per_block;  // longest first
-    batch = (tile % per_block) / heads;
-    info.head = tile % heads;
-    info.kv_head = info.head / (heads / params.num_kv_heads);
-
-    int field = 0;
-    if (lane == 0) field = params.cu_seqlens_q[batch];
-    if (lane == 1) field = params.cu_seqlens_q[batch + 1];
+  /// Issues the loads.
+  __device__ void request(const KernelParams& params, int tile) {
+    const int sequence_head = tile - (rank = params.tiles_per_rank.divide(tile)) *
+                                         static_cast<int>(params.tiles_per_rank.divisor);
+    batch = params.heads.divide(sequence_head);
+    info.head = sequence_head - batch * static_cast<int>(params.heads.divisor);
+    info.kv_head = params.heads_per_kv.divide(info.head);
+    if (lane < 2) field = params.cu_seqlens_q[batch + lane];
     if (lane == 2) field = params.kv_lens[batch];
-    float scale = 1.0f;
-    const int scale_index = info.kv_head * params.scale_stride;
-    if (lane == 0 && params.q_scale != nullptr) scale = params.q_scale[scale_index];
-    if (lane == 1 && params.k_scale != nullptr) scale = params.k_scale[scale_index];
-    if (lane == 2 && params.v_scale != nullptr) scale = params.v_scale[scale_index];
+    const float* scales = lane == 0 ? params.q_scale : lane == 1 ? params.k_scale : params.v_scale;
+    if (lane < 3 && scales != nullptr) scale = scales[info.kv_head * params.scale_stride];
     load_pages(params, 0);
+  }
 
+  /// Waits for them and fills `info`.
+  __device__ void receive(const KernelParams& params) {
     const int first = __shfl_sync(kAllLanes, field, 0);
     const int q_len = __shfl_sync(kAllLanes, field, 1) - first;
     info.kv_len = __shfl_sync(kAllLanes, field, 2);
@@ -48,8 +48,9 @@ struct TileReader {
                        __shfl_sync(kAllLanes, scale, 1);
     info.out_scale = __shfl_sync(kAllLanes, scale, 2);
 
-    // Tiles are cut from the last row upwards, so that the incomplete one has the fewest keys.
-    const int end_row = q_len - blocks_after * C::kRows;
+    // Tiles are cut from the last row upwards, so that the incomplete one has the fewest keys; and
+    // the longest come first.
+    const int end_row = q_len - rank * C::kRows;
     const int first_row = max(end_row - C::kRows, 0);
     info.first_token = first + first_row;
     info.rows = end_row - first_row;
@@ -138,37 +139,53 @@ __device__ __forceinline__ void finish_tiles(const KernelParams& params) {
   }
 }
 
+/// Publishes a tile's description and loads its Q.
+template <class C>
+__device__ void load_queries(const KernelParams& params, SharedMemory<C> smem,
+                             const TileReader<C>& reader, QCursor<C>& slots) {
+  ptx::mbarrier_wait(smem.q_empty(slots.slot()), slots.parity() ^ 1);
+  if (reader.lane == 0) {
+    *smem.info(slots.slot()) = reader.info;
+    ptx::mbarrier_arrive_expect(smem.q_full(slots.slot()), C::kQBytes);
+#pragma unroll
+    for (int chunk = 0; chunk < C::kChunks; ++chunk) {
+      ptx::tma_load_3d(smem.q(slots.slot()) + chunk * C::kRows * C::kChunkBytes, &params.q_map,
+                       smem.q_full(slots.slot()), chunk * (C::kChunkBytes / C::kElemBytes),
+                       reader.info.head, reader.info.first_token);
+    }
+  }
+  __syncwarp();
+  slots.advance();
+}
+
+/// `reader` has requested the block's first tile.
 template <class C>
 __device__ void produce(const KernelParams& params, SharedMemory<C> smem, TileReader<C>& reader) {
   StageCursor<C> stages;
   QCursor<C> slots;
   const bool one_wave = static_cast<int>(gridDim.x) >= params.total_tiles;
   int tile = blockIdx.x;
+  bool first = true;
   while (tile < params.total_tiles) {
+    reader.receive(params);
     if (reader.info.rows > 0) {
-      ptx::mbarrier_wait(smem.q_empty(slots.slot()), slots.parity() ^ 1);
-      if (reader.lane == 0) {
-        *smem.info(slots.slot()) = reader.info;
-        ptx::mbarrier_arrive_expect(smem.q_full(slots.slot()), C::kQBytes);
-#pragma unroll
-        for (int chunk = 0; chunk < C::kChunks; ++chunk) {
-          ptx::tma_load_3d(smem.q(slots.slot()) + chunk * C::kRows * C::kChunkBytes, &params.q_map,
-                           smem.q_full(slots.slot()), chunk * (C::kChunkBytes / C::kElemBytes),
-                           reader.info.head, reader.info.first_token);
-        }
+      int key_tile = reader.info.key_tiles - 1;
+      if (!first && C::kQStages == 1 && key_tile >= 0) {  // the last tile still needs the Q slot
+        load_key_tile<C>(params, smem, stages, reader, key_tile--);
+        stages.advance();
       }
-      __syncwarp();
-      slots.advance();
-      for (int key_tile = reader.info.key_tiles - 1; key_tile >= 0; --key_tile) {
+      load_queries<C>(params, smem, reader, slots);
+      for (; key_tile >= 0; --key_tile) {
         load_key_tile<C>(params, smem, stages, reader, key_tile);
         stages.advance();
       }
+      first = false;
     }
     // Taken as late as the loads allow: whoever finishes first gets the longest tile left.
     int next = params.total_tiles;
     if (!one_wave && reader.lane == 0) next = take_tile(params);
     tile = __shfl_sync(kAllLanes, next, 0);
-    if (tile < params.total_tiles) reader.read(params, tile);
+    if (tile < params.total_tiles) reader.request(params, tile);
   }
   if (reader.lane == 0) {
     if (!one_wave) finish_tiles(params);
@@ -178,34 +195,44 @@ __device__ void produce(const KernelParams& params, SharedMemory<C> smem, TileRe
   }
 }
 
-/// Zeroes V of tokens `first_token` .. kKeys - 1 of a tile. Their probabilities are zero, but what
-/// an unused slot of a page holds may be NaN, and 0 * NaN would spoil the whole row.
+/// Zeroes V of tokens `first_token` .. kKeys - 1 of a tile as far as anyone multiplies by it. Their
+/// probabilities are zero, but what an unused slot of a page holds may be NaN, and 0 * NaN would
+/// spoil the whole row.
 template <class C>
 __device__ void clear_tail(uint8_t* v_tile, int first_token, int lane) {
-  constexpr int kPieces = C::kVRowBytes / 16;        // 16-byte pieces of a row
-  constexpr int kPieceTokens = 16 / C::kElemBytes;   // one permuted group of FP8
-  for (int page = first_token / kPageRows; page < C::kPages; ++page) {
+  constexpr int kPieces = C::kVRowBytes / 16;       // 16-byte pieces of a row
+  constexpr int kPieceTokens = 16 / C::kElemBytes;  // one permuted group of FP8
+  // Page by page, nobody visits the pages behind the last token's.
+  const int last_page = C::kCutByPage ? (first_token - 1) / kPageRows : C::kPages - 1;
+  for (int page = first_token / kPageRows; page <= last_page; ++page) {
     uint8_t* rows = v_tile + page * C::kVPageBytes;
     const int keep = max(first_token - page * kPageRows, 0);
-    for (int i = lane; i < C::kHeadDim * kPieces; i += 32) {
-      const int row = i / kPieces, piece = i % kPieces;
-      const int kept = keep - piece * kPieceTokens;  // tokens of this piece that stay
-      if (kept >= kPieceTokens) continue;
-      const int swizzled = piece ^ (kPieces == 8 ? row % 8 : row / 2 % 4);
-      uint32_t* words = reinterpret_cast<uint32_t*>(rows + row * C::kVRowBytes + swizzled * 16);
+    for (int piece = keep / kPieceTokens; piece < kPieces; ++piece) {
+      const int kept = keep - piece * kPieceTokens;  // tokens of this piece that stay, if positive
+      uint4 mask = make_uint4(0, 0, 0, 0);
+      uint32_t* words = reinterpret_cast<uint32_t*>(&mask);
 #pragma unroll
       for (int w = 0; w < 4; ++w) {
-        uint32_t mask = 0;
         if constexpr (C::kFp8) {  // word w holds tokens 2w, 2w + 1, 2w + 8, 2w + 9
-          if (2 * w < kept) mask |= 0x000000ffu;
-          if (2 * w + 1 < kept) mask |= 0x0000ff00u;
-          if (2 * w + 8 < kept) mask |= 0x00ff0000u;
-          if (2 * w + 9 < kept) mask |= 0xff000000u;
+          if (2 * w < kept) words[w] |= 0x000000ffu;
+          if (2 * w + 1 < kept) words[w] |= 0x0000ff00u;
+          if (2 * w + 8 < kept) words[w] |= 0x00ff0000u;
+          if (2 * w + 9 < kept) words[w] |= 0xff000000u;
         } else {
-          if (2 * w < kept) mask |= 0x0000ffffu;
-          if (2 * w + 1 < kept) mask |= 0xffff0000u;
+          if (2 * w < kept) words[w] |= 0x0000ffffu;
+          if (2 * w + 1 < kept) words[w] |= 0xffff0000u;
         }
-        words[w] = mask == 0 ? 0u : words[w] & mask;
+      }
+#pragma unroll 4
+      for (int row = lane; row < C::kHeadDim; row += 32) {
+        const int swizzled = piece ^ (kPieces == 8 ? row % 8 : row / 2 % 4);
+        uint4* at = reinterpret_cast<uint4*>(rows + row * C::kVRowBytes + swizzled * 16);
+        uint4 value = *at;
+        value.x &= mask.x;
+        value.y &= mask.y;
+        value.z &= mask.z;
+        value.w &= mask.w;
+        *at = value;
       }
     }
   }

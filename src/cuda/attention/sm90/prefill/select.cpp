@@ -1,12 +1,135 @@
 #include "cuda/attention/sm90/prefill/select.h"
 
+#include <algorithm>
+#include <array>
+
+#include "cuda/attention/sm90/prefill/kernels/kernels.h"
+
 namespace kv8::sm90 {
+namespace {
+
+constexpr KvType kE4m3 = KvType::kE4m3;
+constexpr KvType kHalf = KvType::kF16;
+constexpr ScoreType kH = ScoreType::kF16;
+constexpr ScoreType kF = ScoreType::kF32;
+
+// name, {type, head_dim, scores, row groups, key groups, keys, blocks/SM, code eighths}, cost
+constexpr std::array kKernels = {
+    SelectableKernel{"fp8_d128_rows192_keys192", {kE4m3, 128, kH, 3, 1, 192, 1, 4},
+                     {7.0f, 2.25f, 2.40f}, fp8_d128_rows192_keys192},
+    SelectableKernel{"fp8_d128_rows192_keys128", {kE4m3, 128, kH, 3, 1, 128, 1, 4},
+                     {7.0f, 1.80f, 1.76f}, fp8_d128_rows192_keys128},
+    SelectableKernel{"fp8_d128_rows128", {kE4m3, 128, kH, 2, 1, 128, 1, 4},
+                     {7.0f, 1.65f, 1.28f}, fp8_d128_rows128},
+    SelectableKernel{"fp8_d128_rows64", {kE4m3, 128, kH, 1, 1, 128, 2, 4},
+                     {5.0f, 2.70f, 1.36f}, fp8_d128_rows64},
+    SelectableKernel{"fp8_d128_split2", {kE4m3, 128, kH, 1, 2, 128, 1, 4},
+                     {6.0f, 1.95f, 1.44f}, fp8_d128_split2},
+    SelectableKernel{"fp8_d128_f32_scores", {kE4m3, 128, kF, 3, 1, 128, 1, 0},
+                     {7.0f, 1.80f, 2.00f}, fp8_d128_f32_scores},
+    SelectableKernel{"fp8_d64_rows256", {kE4m3, 64, kH, 4, 1, 128, 1, 5},
+                     {6.0f, 1.80f, 1.36f}, fp8_d64_rows256},
+    SelectableKernel{"fp8_d64_rows192", {kE4m3, 64, kH, 3, 1, 192, 1, 5},
+                     {6.0f, 1.50f, 1.60f}, fp8_d64_rows192},
+    SelectableKernel{"fp8_d64_rows64", {kE4m3, 64, kH, 1, 1, 128, 2, 4},
+                     {5.0f, 1.80f, 0.96f}, fp8_d64_rows64},
+    SelectableKernel{"fp8_d64_split3", {kE4m3, 64, kH, 1, 3, 128, 1, 4},
+                     {6.0f, 1.35f, 1.68f}, fp8_d64_split3},
+    SelectableKernel{"fp8_d64_f32_scores", {kE4m3, 64, kF, 3, 1, 128, 1, 0},
+                     {6.0f, 1.50f, 1.50f}, fp8_d64_f32_scores},
+    SelectableKernel{"f16_d128_rows192", {kHalf, 128, kF, 3, 1, 64, 1, 0},
+                     {7.0f, 2.70f, 1.32f}, f16_d128_rows192},
+    SelectableKernel{"f16_d128_rows128", {kHalf, 128, kF, 2, 1, 128, 1, 0},
+                     {7.0f, 1.80f, 2.08f}, f16_d128_rows128},
+    SelectableKernel{"f16_d128_rows64", {kHalf, 128, kF, 1, 1, 64, 2, 0},
+                     {5.0f, 2.70f, 1.20f}, f16_d128_rows64},
+    SelectableKernel{"f16_d64_rows192", {kHalf, 64, kF, 3, 1, 128, 1, 0},
+                     {7.0f, 0.75f, 1.84f}, f16_d64_rows192},
+    SelectableKernel{"f16_d64_rows64", {kHalf, 64, kF, 1, 1, 128, 2, 0},
+                     {5.0f, 1.95f, 1.36f}, f16_d64_rows64},
+};
+
+const char* name_of(KvType type) { return type == KvType::kE4m3 ? "e4m3" : "f16"; }
+const char* name_of(ScoreType type) { return type == ScoreType::kF16 ? "f16" : "f32"; }
+
+}  // namespace
+
+std::span<const SelectableKernel> selectable_kernels() { return kKernels; }
+
+double estimate_us(const SelectableKernel& kernel, const SelectInput& input) {
+  const KernelShape& shape = kernel.shape;
+  const KernelCost& cost = kernel.cost;
+  const double keys_a_step = double(shape.keys) * shape.key_groups;
+  const int rows = 64 * shape.row_groups;
+  const double slots = double(input.num_sms) * shape.blocks_per_sm;
+  const double sequences = double(input.batch) * input.num_heads;
+  double work = 0, longest = 0;
+  int blocks = 0;
+  for (std::int64_t end = input.max_q_len; end > 0; end -= rows, ++blocks) {
+    const std::int64_t keys = std::max<std::int64_t>(end + input.max_kv_len - input.max_q_len, 0);
+    const double pages = double((keys + 63) / 64);
+    const double tile = cost.tile_us + cost.step_us * pages * 64.0 / keys_a_step;
+    longest = std::max(longest, tile);
+    work += tile * sequences;
+  }
+  double us = cost.launch_us + std::max(longest, work / slots);
+  // With several tiles a block, the last ones leave part of the GPU idle.
+  if (blocks * sequences > slots) {
+    us += 0.35 * (cost.tile_us + 0.5 * cost.step_us * input.max_kv_len / keys_a_step);
+  }
+  return us;
+}
+
+Result<const SelectableKernel*> select_kernel(const SelectInput& input) {
+  const SelectableKernel* best = nullptr;
+  double best_us = 0;
+  for (const SelectableKernel& kernel : kKernels) {
+    const KernelShape& shape = kernel.shape;
+    if (shape.kv_type != input.kv_type || shape.head_dim != input.head_dim ||
+        shape.score_type != input.score_type) {
+      continue;
+    }
+    const double us = estimate_us(kernel, input);
+    if (best == nullptr || us < best_us) {
+      best = &kernel;
+      best_us = us;
+    }
+  }
+  if (best == nullptr) {
+    return unsupported(
+        "prefill attention: no kernel for {} with head_dim {} and {} scores; there are e4m3 with "
+        "head_dim 64 or 128 and f16 or f32 scores, and f16 with head_dim 64 or 128 and f32 scores",
+        name_of(input.kv_type), input.head_dim, name_of(input.score_type));
+  }
+  return best;
+}
+
+ScoreType score_type_for(float q_amax, float k_amax, int head_dim, float logit_scale) {
+  const double largest = double(head_dim) * q_amax * k_amax;
+  const bool proven = q_amax >= 0 && k_amax >= 0 && largest < 65504.0;
+  const bool normal = logit_scale >= 6.103515625e-5f && logit_scale < 65504.0f;
+  return proven && normal ? ScoreType::kF16 : ScoreType::kF32;
+}
+
+Status check_device(int major, int minor) {
+  if (major < 8 || (major == 8 && minor < 9)) {
+    return unsupported(
+        "FP8 KV needs compute capability 8.9 or newer (Ada, Hopper, Blackwell); this is {}.{}",
+        major, minor);
+  }
+  if (major != 9 || minor != 0) {
+    return unsupported(
+        "this prefill kernel runs on compute capability 9.0 (Hopper: H100, H200, GH200); this is "
+        "{}.{}",
+        major, minor);
+  }
+  return {};
+}
 
 std::string to_string(const KernelShape& shape) {
-  return fmt::format("{} d{} {} scores, {}x64 rows, {} key groups of {} keys, {} blocks/SM, {}/8 codes",
-                     shape.kv_type == KvType::kE4m3 ? "e4m3" : "f16", shape.head_dim,
-                     shape.score_type == ScoreType::kF16 ? "f16" : "f32", shape.row_groups,
-                     shape.key_groups, shape.keys, shape.blocks_per_sm, shape.code_eighths);
+  return fmt::format("{} d{}, {} scores, {}x64 rows, {}x{} keys{}", name_of(shape.kv_type),
+                     shape.head_dim, name_of(shape.score_type), shape.row_groups, shape.key_groups,
+                     shape.keys, shape.blocks_per_sm == 2 ? ", two blocks an SM" : "");
 }
 
 }  // namespace kv8::sm90

@@ -9,7 +9,52 @@
 
 namespace kv8::sm90 {
 
-/// "e4m3 d128 f16-scores 3x64 rows, 192 keys", for logs and tables.
+/// A kernel's time, fitted to measurements of 512 to 4,096 tokens on an H200, in microseconds: a
+/// launch, a query tile, and a tile of keys visited.
+struct KernelCost {
+  float launch_us = 0.0f;
+  float tile_us = 0.0f;
+  float step_us = 0.0f;
+};
+
+struct SelectableKernel {
+  const char* name;
+  KernelShape shape;
+  KernelCost cost;
+  KernelEntry (*entry)();
+};
+
+/// All shipped kernels.
+std::span<const SelectableKernel> selectable_kernels();
+
+/// What the choice depends on.
+struct SelectInput {
+  KvType kv_type = KvType::kE4m3;
+  ScoreType score_type = ScoreType::kF32;
+  int head_dim = 0;
+  int batch = 0;
+  int num_heads = 0;
+  int max_q_len = 0;
+  int max_kv_len = 0;
+  int num_sms = 0;
+};
+
+/// Expected time of a kernel on a problem, in microseconds, all sequences taken as the longest.
+double estimate_us(const SelectableKernel& kernel, const SelectInput& input);
+
+/// The kernel with the least expected time; an error that lists what exists where none fits.
+Result<const SelectableKernel*> select_kernel(const SelectInput& input);
+
+/// FP16 scores where calibration proves them in range: with |q| <= q_amax and |k| <= k_amax in
+/// stored units, |q·k| and each of its partial sums is at most head_dim * q_amax * k_amax, which
+/// must stay below FP16's 65,504. `logit_scale` is q_scale * k_scale * softmax_scale * log2(e), which
+/// must be a normal FP16 number. Else FP32 scores.
+ScoreType score_type_for(float q_amax, float k_amax, int head_dim, float logit_scale);
+
+/// An error unless a GPU of this compute capability can run these kernels.
+Status check_device(int major, int minor);
+
+/// "e4m3 d128, f16 scores, 3x64 rows, 1x192 keys", for logs and tables.
 std::string to_string(const KernelShape& shape);
 
 }  // namespace kv8::sm90

@@ -1,0 +1,236 @@
+#include "bench/fmha.h"
+
+#include <algorithm>
+#include <charconv>
+#include <cmath>
+#include <functional>
+#include <optional>
+#include <tuple>
+
+#include "base/file.h"
+#include "bench/model_bench.h"
+
+#if KV8_HAS_CUDA
+#include "cuda/attention/sm90/prefill/launch.h"
+#include "cuda/attention/sm90/prefill/select.h"
+#include "cuda/testing/gpu_timer.h"
+#include "cuda/testing/prefill_problem.h"
+#endif
+
+namespace kv8::bench {
+namespace {
+
+[[maybe_unused]] std::vector<std::string> split(const std::string& text, char separator) {
+  std::vector<std::string> parts(1);
+  for (char c : text) {
+    if (c == separator) {
+      parts.emplace_back();
+    } else if (c != '\r') {
+      parts.back() += c;
+    }
+  }
+  return parts;
+}
+
+template <class Number>
+std::optional<Number> parse_number(const std::string& text) {
+  Number value{};
+  const char* end = text.data() + text.size();
+  const auto [stop, code] = std::from_chars(text.data(), end, value);
+  if (code != std::errc{} || stop != end) return std::nullopt;
+  return value;
+}
+
+}  // namespace
+
+std::vector<FmhaShape> default_fmha_shapes() {
+  struct Model {
+    const char* name;
+    int heads, kv_heads, head_dim;
+  };
+  constexpr Model kModels[] = {{"Qwen3-0.6B", 16, 8, 128},  {"Qwen3-8B", 32, 8, 128},
+                               {"Qwen2.5-7B", 28, 4, 128},  {"Llama-3.2-3B", 24, 8, 128},
+                               {"Llama-3.2-1B", 32, 8, 64}, {"Qwen2.5-0.5B", 14, 2, 64}};
+  std::vector<FmhaShape> shapes;
+  for (const Model& m : kModels) {
+    for (int batch : {1, 4, 8}) {
+      for (int length : {512, 1024, 4096}) {
+        shapes.push_back({m.name, m.heads, m.kv_heads, m.head_dim, batch, length});
+      }
+    }
+  }
+  for (int length : {16384, 65536}) {
+    shapes.push_back({"Qwen3-8B-long", 32, 8, 128, 1, length});
+    shapes.push_back({"Llama-3.2-1B-long", 32, 8, 64, 1, length});
+  }
+  return shapes;
+}
+
+Result<FmhaShape> parse_fmha_shape(const std::string& text) {
+  const std::vector<std::string> parts = split(text, ',');
+  int numbers[5];
+  bool ok = parts.size() == 5;
+  for (std::size_t i = 0; ok && i < 5; ++i) {
+    const auto value = parse_number<int>(parts[i]);
+    ok = value.has_value() && *value > 0;
+    if (ok) numbers[i] = *value;
+  }
+  if (!ok || numbers[0] % numbers[1] != 0) {
+    return usage_error(
+        "shape \"{}\": expected heads,kv_heads,head_dim,batch,seq_len, all positive, heads a "
+        "multiple of kv_heads",
+        text);
+  }
+  return FmhaShape{"custom", numbers[0], numbers[1], numbers[2], numbers[3], numbers[4]};
+}
+
+#if KV8_HAS_CUDA
+namespace {
+
+using cuda_testing::GpuTimer;
+using cuda_testing::PrefillProblem;
+using cuda_testing::PrefillProblemSpec;
+
+// Random normals up to 5.6 sigma stored at 14, so that |q·k| stays within FP16: what an engine does
+// with a calibrated amax through qk_exponent_shift.
+constexpr float kQkAmax = 14.0f;
+
+/// model, batch, seq_len -> column -> microseconds, from a CSV with a header line.
+using Peers = std::map<std::tuple<std::string, int, int>, std::map<std::string, double>>;
+
+Result<Peers> read_peers(const std::filesystem::path& path) {
+  Peers peers;
+  if (path.empty()) return peers;
+  const std::string text = KV8_TRY(read_text_file(path, 1 << 20));
+  const std::vector<std::string> lines = split(text, '\n');
+  const std::vector<std::string> header = split(lines[0], ',');
+  const auto column = [&](const char* name) {
+    return std::size_t(std::find(header.begin(), header.end(), name) - header.begin());
+  };
+  const std::size_t model = column("model"), batch = column("bs"), length = column("seq");
+  if (std::max({model, batch, length}) >= header.size()) {
+    return bad_input("{}: the first line must name the columns model, bs and seq", path.string());
+  }
+  for (std::size_t i = 1; i < lines.size(); ++i) {
+    if (lines[i].empty()) continue;
+    const std::vector<std::string> fields = split(lines[i], ',');
+    const auto b = fields.size() == header.size() ? parse_number<int>(fields[batch]) : std::nullopt;
+    const auto n = b.has_value() ? parse_number<int>(fields[length]) : std::nullopt;
+    if (!n.has_value()) {
+      return bad_input("{}: line {} does not have the {} columns of the first line", path.string(),
+                       i + 1, header.size());
+    }
+    for (const char* name : kPeerColumns) {
+      const std::size_t at = column(name);
+      const auto us = at < fields.size() ? parse_number<double>(fields[at]) : std::nullopt;
+      if (us.has_value()) peers[{fields[model], *b, *n}][name] = *us;
+    }
+  }
+  return peers;
+}
+
+FmhaTimes times_of(std::vector<double> samples) {
+  const Spread spread = spread_of(std::move(samples));
+  return {spread.median, spread.p10, spread.p90};
+}
+
+struct Side {
+  PrefillProblem problem;
+  sm90::PreparedPrefill prepared;
+};
+
+Result<Side> make_side(const FmhaShape& shape, sm90::KvType type, sm90::ScoreType score_type) {
+  PrefillProblemSpec spec;
+  spec.q_lens.assign(shape.batch, shape.seq_len);
+  spec.kv_lens = spec.q_lens;
+  spec.num_heads = shape.num_heads;
+  spec.num_kv_heads = shape.num_kv_heads;
+  spec.head_dim = shape.head_dim;
+  spec.kv_type = type;
+  spec.qk_code_amax = kQkAmax;
+  PrefillProblem problem = KV8_TRY(PrefillProblem::create(spec));
+  const auto prepared = KV8_TRY(sm90::prepare_prefill(problem.args(score_type)));
+  return Side{std::move(problem), prepared};
+}
+
+Result<FmhaRow> measure(const FmhaShape& shape, const FmhaBenchOptions& options, GpuTimer& timer) {
+  FmhaRow row;
+  row.shape = shape;
+  const float logit_scale = 0.16f * 1.4427f / std::sqrt(static_cast<float>(shape.head_dim));
+  const auto score = sm90::score_type_for(kQkAmax, kQkAmax, shape.head_dim, logit_scale);
+  row.score_type = score == sm90::ScoreType::kF16 ? "f16" : "f32";
+  Side fp16 = KV8_TRY(make_side(shape, sm90::KvType::kF16, sm90::ScoreType::kF32));
+  Side fp8 = KV8_TRY(make_side(shape, sm90::KvType::kE4m3, score));
+  row.fp16_kernel = to_string(fp16.prepared.shape());
+  row.fp8_kernel = to_string(fp8.prepared.shape());
+  const std::function<Status()> launch16 = [&] { return fp16.prepared.launch(nullptr); };
+  const std::function<Status()> launch8 = [&] { return fp8.prepared.launch(nullptr); };
+
+  if (shape.seq_len >= 4096) KV8_TRY(timer.run_for(options.settle_ms, {launch16, launch8}));
+  // Very long launches settle and repeat by time instead: two seconds of each type at most.
+  const double first_us = KV8_TRY(timer.time_cold(launch16));
+  const int fitting = std::max(11, static_cast<int>(2e6 / std::max(first_us, 1.0)));
+  const int repeats = std::min(options.repeats, fitting);
+  const int warmup = std::min(options.warmup, fitting);
+  std::vector<double> times16, times8;
+  for (int i = 0; i < warmup + repeats; ++i) {
+    const double us16 = KV8_TRY(timer.time_cold(launch16));
+    const double us8 = KV8_TRY(timer.time_cold(launch8));
+    if (i < warmup) continue;
+    times16.push_back(us16);
+    times8.push_back(us8);
+  }
+  row.sm_clock_mhz = KV8_TRY(timer.sm_clock_mhz());
+  row.fp16 = times_of(std::move(times16));
+  row.fp8 = times_of(std::move(times8));
+  row.fp8_tflops = 2.0 * shape.batch * shape.num_heads * shape.head_dim * double(shape.seq_len) *
+                   shape.seq_len / row.fp8.median_us * 1e-6;
+  KV8_TRY(fp8.problem.poison_output());
+  KV8_TRY(launch8());
+  const auto error = KV8_TRY(fp8.problem.compare(512));
+  if (error.not_finite > 0) {
+    return Error::format(ErrorCode::kUnsupported, "{} elements of the output are not finite",
+                         error.not_finite);
+  }
+  row.error = error.relative;
+  return row;
+}
+
+}  // namespace
+
+Result<FmhaResult> bench_fmha(const FmhaBenchOptions& options, const Reporter& reporter) {
+  FmhaResult result;
+  result.gpu = KV8_TRY(cuda_testing::device_name());
+  const Peers peers = KV8_TRY(read_peers(options.peers_csv));
+  const std::vector<FmhaShape> shapes =
+      options.shapes.empty() ? default_fmha_shapes() : options.shapes;
+  GpuTimer timer = KV8_TRY(GpuTimer::create());
+  if (reporter.progress != nullptr) {
+    reporter.progress->begin("timing attention", static_cast<std::int64_t>(shapes.size()), "shapes");
+  }
+  for (const FmhaShape& shape : shapes) {
+    if (interrupted()) return Error{ErrorCode::kCancelled, "interrupted"};
+    auto row = measure(shape, options, timer);
+    if (!row.ok()) {
+      return row.error().within(fmt::format("({},{},{}) batch {} length {}", shape.num_heads,
+                                            shape.num_kv_heads, shape.head_dim, shape.batch,
+                                            shape.seq_len));
+    }
+    const auto found = peers.find({shape.model, shape.batch, shape.seq_len});
+    if (found != peers.end()) row->peers = found->second;
+    result.rows.push_back(std::move(*row));
+    if (reporter.progress != nullptr) {
+      reporter.progress->advance(static_cast<std::int64_t>(result.rows.size()));
+    }
+  }
+  result.wgmma_fp8_tflops = KV8_TRY(cuda_testing::wgmma_fp8_ceiling_tflops());
+  if (reporter.progress != nullptr) reporter.progress->end();
+  return result;
+}
+#else
+Result<FmhaResult> bench_fmha(const FmhaBenchOptions&, const Reporter&) {
+  return unsupported("this kv8 was built without CUDA; configure with -DKV8_CUDA=ON");
+}
+#endif
+
+}  // namespace kv8::bench

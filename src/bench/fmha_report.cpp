@@ -1,0 +1,173 @@
+// The fmha result as a table, as JSON and as a plot.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "bench/fmha.h"
+
+namespace kv8::bench {
+namespace {
+
+std::string quoted(const std::string& text) {
+  std::string out = "\"";
+  for (unsigned char c : text) {
+    if (c == '"' || c == '\\') {
+      out += '\\';
+      out += static_cast<char>(c);
+    } else if (c < 0x20) {
+      out += fmt::format("\\u{:04x}", static_cast<int>(c));
+    } else {
+      out += static_cast<char>(c);
+    }
+  }
+  return out + '"';
+}
+
+/// The best FP16 (or FP8) time of the peers, 0 where there is none.
+double best_peer(const FmhaRow& row, bool fp8) {
+  double best = 0;
+  for (const char* column : kPeerColumns) {
+    const auto found = row.peers.find(column);
+    const bool is_fp8 = std::string_view(column).find("fp8") != std::string_view::npos;
+    if (found == row.peers.end() || is_fp8 != fp8) continue;
+    best = best == 0 ? found->second : std::min(best, found->second);
+  }
+  return best;
+}
+
+/// FP8's gain over the best FP16 time known: our own or a peer's.
+double speed_up(const FmhaRow& row) {
+  const double peer = best_peer(row, false);
+  const double best = peer == 0 ? row.fp16.median_us : std::min(peer, row.fp16.median_us);
+  return best / row.fp8.median_us;
+}
+
+bool of_the_table(const FmhaRow& row) { return row.shape.seq_len <= 4096; }
+
+struct Summary {
+  int shapes = 0, wins = 0, peer_shapes = 0, peer_wins = 0;
+  double log_gain = 0, log_peer_gain = 0;
+};
+
+Summary summarise(const FmhaResult& result, int head_dim) {
+  Summary s;
+  for (const FmhaRow& row : result.rows) {
+    if (!of_the_table(row) || row.shape.head_dim != head_dim) continue;
+    const double gain = speed_up(row), peer = best_peer(row, true);
+    ++s.shapes;
+    s.wins += gain > 1.0;
+    s.log_gain += std::log(gain);
+    if (peer > 0) {
+      ++s.peer_shapes;
+      s.peer_wins += peer > row.fp8.median_us;
+      s.log_peer_gain += std::log(peer / row.fp8.median_us);
+    }
+  }
+  return s;
+}
+
+}  // namespace
+
+std::string fmha_table(const FmhaResult& result) {
+  std::string out = fmt::format(
+      "{}: causal prefill, cold L2, medians of event pairs (p10-p90); FP8 wgmma ceiling {:.0f} "
+      "TFLOP/s\n{:<18} {:>12} {:>3} {:>6} {:>10} {:>10} {:>17} {:>9} {:>6} {:>7} {:>6} {:>5} {:>9} "
+      "{:>9} {:>9} {:>6}\n",
+      result.gpu, result.wgmma_fp8_tflops, "model", "heads", "bs", "seq", "FP16 us", "FP8 us",
+      "p10-p90", "saved us", "saved", "TFLOP/s", "ofmax", "score", "error", "peer FP16",
+      "peer FP8", "MHz");
+  for (const FmhaRow& row : result.rows) {
+    const FmhaShape& s = row.shape;
+    const double saved = row.fp16.median_us - row.fp8.median_us;
+    out += fmt::format(
+        "{:<18} {:>12} {:>3} {:>6} {:>10.2f} {:>10.2f} {:>17} {:>9.2f} {:>5.1f}% {:>7.0f} {:>5.1f}% "
+        "{:>5} {:>9.2e} {:>9.2f} {:>9.2f} {:>6.0f}\n",
+        s.model, fmt::format("{},{},{}", s.num_heads, s.num_kv_heads, s.head_dim), s.batch,
+        s.seq_len, row.fp16.median_us, row.fp8.median_us,
+        fmt::format("{:.2f}-{:.2f}", row.fp8.p10_us, row.fp8.p90_us), saved,
+        100.0 * saved / row.fp16.median_us, row.fp8_tflops,
+        100.0 * row.fp8_tflops / std::max(result.wgmma_fp8_tflops, 1.0), row.score_type, row.error,
+        best_peer(row, false), best_peer(row, true), row.sm_clock_mhz);
+  }
+  for (int head_dim : {128, 64}) {
+    const Summary s = summarise(result, head_dim);
+    if (s.shapes == 0) continue;
+    out += fmt::format("head_dim {}: FP8 beats the best FP16 in {} of {} shapes, geometric mean {:.3f}x",
+                       head_dim, s.wins, s.shapes, std::exp(s.log_gain / s.shapes));
+    if (s.peer_shapes > 0) {
+      out += fmt::format("; the best FP8 peer in {} of {}, {:.3f}x", s.peer_wins, s.peer_shapes,
+                         std::exp(s.log_peer_gain / s.peer_shapes));
+    }
+    out += '\n';
+  }
+  return out;
+}
+
+std::string fmha_json(const FmhaResult& result, const std::string& command) {
+  std::string out = fmt::format("{{\n  \"gpu\": {},\n  \"command\": {},\n", quoted(result.gpu),
+                                quoted(command));
+  out += fmt::format("  \"wgmma_fp8_tflops\": {:.1f},\n  \"rows\": [", result.wgmma_fp8_tflops);
+  const char* separator = "\n";
+  for (const FmhaRow& row : result.rows) {
+    const FmhaShape& s = row.shape;
+    out += fmt::format(
+        "{}    {{\"model\": {}, \"num_heads\": {}, \"num_kv_heads\": {}, \"head_dim\": {}, "
+        "\"batch\": {}, \"seq_len\": {}, \"fp16_us\": {:.2f}, \"fp8_us\": {:.2f}, \"fp8_tflops\": "
+        "{:.1f}",
+        separator, quoted(s.model), s.num_heads, s.num_kv_heads, s.head_dim, s.batch, s.seq_len,
+        row.fp16.median_us, row.fp8.median_us, row.fp8_tflops);
+    for (const char* column : kPeerColumns) {
+      const auto found = row.peers.find(column);
+      out += found == row.peers.end() ? fmt::format(", \"{}\": null", column)
+                                      : fmt::format(", \"{}\": {:.2f}", column, found->second);
+    }
+    out += fmt::format(
+        ", \"sm_clock_mhz\": {:.0f}, \"score_type\": {}, \"error\": {:.3e}, \"fp16_p10_us\": {:.2f}, "
+        "\"fp16_p90_us\": {:.2f}, \"fp8_p10_us\": {:.2f}, \"fp8_p90_us\": {:.2f}, \"fp16_kernel\": "
+        "{}, \"fp8_kernel\": {}}}",
+        row.sm_clock_mhz, quoted(row.score_type), row.error, row.fp16.p10_us, row.fp16.p90_us,
+        row.fp8.p10_us, row.fp8.p90_us, quoted(row.fp16_kernel), quoted(row.fp8_kernel));
+    separator = ",\n";
+  }
+  return out + "\n  ]\n}\n";
+}
+
+std::string fmha_svg(const FmhaResult& result) {
+  constexpr int kRowHeight = 16, kLeft = 250, kScale = 260, kTop = 48;
+  std::vector<const FmhaRow*> rows;
+  double widest = 2.0;
+  for (const FmhaRow& row : result.rows) {
+    rows.push_back(&row);
+    widest = std::max(widest, speed_up(row));
+  }
+  const int height = kTop + kRowHeight * static_cast<int>(rows.size()) + 16;
+  const int width = kLeft + static_cast<int>(kScale * widest) + 60;
+  std::string out = fmt::format(
+      "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{}\" height=\"{}\" font-family=\"sans-serif\" "
+      "font-size=\"11\">\n<rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n<text x=\"8\" "
+      "y=\"18\" font-size=\"14\">Causal prefill attention on {}: time of the best FP16 kernel / "
+      "time of kv8's FP8 kernel</text>\n",
+      width, height, result.gpu);
+  for (double tick = 0.0; tick <= widest; tick += 0.5) {
+    const double x = kLeft + kScale * tick;
+    out += fmt::format("<line x1=\"{0:.0f}\" y1=\"{1}\" x2=\"{0:.0f}\" y2=\"{2}\" stroke=\"{3}\"/>"
+                       "<text x=\"{0:.0f}\" y=\"{4}\" text-anchor=\"middle\">{5:.1f}x</text>\n",
+                       x, kTop - 4, height - 12, tick == 1.0 ? "black" : "#ccc", kTop - 8, tick);
+  }
+  for (std::size_t i = 0; i < rows.size(); ++i) {
+    const FmhaShape& s = rows[i]->shape;
+    const double gain = speed_up(*rows[i]);
+    const int y = kTop + kRowHeight * static_cast<int>(i);
+    out += fmt::format(
+        "<text x=\"{}\" y=\"{}\" text-anchor=\"end\">{} ({},{},{}) batch {} length {}</text><rect "
+        "x=\"{}\" y=\"{}\" width=\"{:.1f}\" height=\"{}\" fill=\"{}\"/><text x=\"{:.1f}\" "
+        "y=\"{}\">{:.2f}x</text>\n",
+        kLeft - 6, y + 11, s.model, s.num_heads, s.num_kv_heads, s.head_dim, s.batch, s.seq_len,
+        kLeft, y + 2, kScale * gain, kRowHeight - 4, gain >= 1.0 ? "#3b7dbf" : "#c0504d",
+        kLeft + kScale * gain + 4, y + 11, gain);
+  }
+  return out + "</svg>\n";
+}
+
+}  // namespace kv8::bench

@@ -1,0 +1,26 @@
+#include "cuda/attention/sm90/prefill/entry.cuh"
+#include "cuda/attention/sm90/prefill/kernels/kernels.h"
+
+namespace kv8::sm90 {
+
+// type, head_dim, scores, row groups, key groups, keys, stages, blocks/SM, code eighths, cut by
+// page
+KernelEntry f16_d128_rows192() {
+  return kernel_entry<
+      PrefillConfig<KvType::kF16, 128, ScoreType::kF32, 3, 1, 64, 4, 1, 0, true>>();
+}
+KernelEntry f16_d128_rows128() {
+  return kernel_entry<
+      PrefillConfig<KvType::kF16, 128, ScoreType::kF32, 2, 1, 128, 2, 1, 0, true>>();
+}
+KernelEntry f16_d128_rows64() {
+  return kernel_entry<PrefillConfig<KvType::kF16, 128, ScoreType::kF32, 1, 1, 64, 3, 2, 0, true>>();
+}
+KernelEntry f16_d64_rows192() {
+  return kernel_entry<PrefillConfig<KvType::kF16, 64, ScoreType::kF32, 3, 1, 128, 3, 1, 0, true>>();
+}
+KernelEntry f16_d64_rows64() {
+  return kernel_entry<PrefillConfig<KvType::kF16, 64, ScoreType::kF32, 1, 1, 128, 3, 2, 0, true>>();
+}
+
+}  // namespace kv8::sm90

@@ -1,0 +1,151 @@
+// SmolLM2-135M-Instruct against transformers: logits and greedy text of 20 prompts as one ragged
+// batch. Runs where the model is: $KV8_SMOLLM2_DIR, or where the demo puts it.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstdlib>
+
+#include "base/json.h"
+#include "exec/exec_testing.h"
+#include "exec/sequence.h"
+#include "io/safetensors.h"
+
+namespace kv8::exec {
+namespace {
+
+namespace fs = std::filesystem;
+
+fs::path model_dir() {
+  const char* given = std::getenv("KV8_SMOLLM2_DIR");
+  return given != nullptr ? fs::path(given)
+                          : fs::path(KV8_SOURCE_DIR) / "build/models/SmolLM2-135M-Instruct";
+}
+
+#define SKIP_WITHOUT_MODEL()                                                                \
+  if (!fs::exists(model_dir() / "model.safetensors")) {                                     \
+    GTEST_SKIP() << "no SmolLM2 at " << model_dir() << " (make demo puts it there, or set " \
+                 << "KV8_SMOLLM2_DIR)";                                                     \
+  }
+
+/// One prompt of the golden file and how far its answer has come.
+struct Conversation {
+  std::vector<std::int32_t> prompt, answer;
+  std::vector<double> gaps;
+  Sequence sequence;
+  std::int32_t next = -1;
+  std::size_t step = 0;
+  bool done = false;
+};
+
+std::vector<Conversation> golden_conversations(KvPool& pool) {
+  const Json golden = read_json_file(test_data() / "golden" / "smollm2_greedy.json").value();
+  std::vector<Conversation> conversations;
+  for (const Json& item : golden["cases"]) {
+    Conversation conversation{item["prompt_ids"].get<std::vector<std::int32_t>>(),
+                              item["ids"].get<std::vector<std::int32_t>>(),
+                              item["gap"].get<std::vector<double>>(), Sequence(pool)};
+    conversations.push_back(std::move(conversation));
+  }
+  return conversations;
+}
+
+/// The 64 best logits of the reference, the norm of the difference over that of all logits.
+void expect_prompt_logits(const std::vector<float>& logits, std::size_t vocab, std::size_t count) {
+  const auto golden =
+      io::SafetensorsFile::open(test_data() / "golden" / "smollm2_logits.safetensors").value();
+  const std::vector<float> top = to_float(golden.tensor("top_logits").value()).value();
+  const std::vector<float> norms = to_float(golden.tensor("norms").value()).value();
+  const std::vector<float> full = to_float(golden.tensor("full_logits_0_to_2").value()).value();
+  const auto* ids = golden.tensor("top_ids").value().data<std::int32_t>();
+  for (std::size_t n = 0; n < count; ++n) {
+    double difference = 0, all = 0;
+    for (std::size_t i = 0; i < 64; ++i) {
+      const float found = logits[n * vocab + static_cast<std::size_t>(ids[n * 64 + i])];
+      difference += std::pow(double{found} - top[n * 64 + i], 2);
+    }
+    EXPECT_LT(std::sqrt(difference) / norms[n], 2e-3) << "prompt " << n;
+    for (std::size_t i = 0; n < 3 && i < vocab; ++i) {
+      all += std::pow(double{logits[n * vocab + i]} - full[n * vocab + i], 2);
+    }
+    EXPECT_LT(std::sqrt(all) / norms[n], 2e-3) << "prompt " << n;
+  }
+}
+
+std::int32_t best(const float* logits, std::size_t vocab) {
+  return static_cast<std::int32_t>(std::max_element(logits, logits + vocab) - logits);
+}
+
+/// Takes the step's choices; a choice that differs from the reference's ends the comparison of
+/// that prompt, and must come from a tie.
+void take_choices(std::vector<Conversation*>& running, const std::vector<float>& logits,
+                  std::size_t vocab) {
+  for (std::size_t n = 0; n < running.size(); ++n) {
+    Conversation& c = *running[n];
+    c.next = best(logits.data() + n * vocab, vocab);
+    if (c.next != c.answer[c.step]) {
+      EXPECT_LT(c.gaps[c.step], 0.05)
+          << "step " << c.step << ": " << c.next << " instead of " << c.answer[c.step];
+      c.done = true;
+    }
+    c.done = c.done || ++c.step == c.answer.size();
+  }
+  std::erase_if(running, [](const Conversation* c) { return c->done; });
+}
+
+TEST(SmolLm2, AnswersLikeTransformers) {
+  SKIP_WITHOUT_MODEL();
+  const auto engine = Engine::from_checkpoint(model_dir(), false, {}).value();
+  constexpr std::int32_t kPages = 80;
+  const auto backend = engine->open_backend(kPages, 2048, 0).value();
+  KvPool pool(kPages);
+  std::vector<Conversation> conversations = golden_conversations(pool);
+  std::vector<Conversation*> running;
+  std::vector<StepItem> items;
+  for (Conversation& c : conversations) {
+    running.push_back(&c);
+    items.push_back({&c.sequence, c.prompt, StepItem::Logits::kLast});
+  }
+  const auto vocab = static_cast<std::size_t>(engine->plan().vocab_size);
+  std::vector<float> logits;
+  const Status prefill = run_step(*engine, *backend, items, logits);
+  ASSERT_TRUE(prefill.ok()) << prefill.error().message;
+  expect_prompt_logits(logits, vocab, conversations.size());
+  take_choices(running, logits, vocab);
+  while (!running.empty()) {
+    items.clear();
+    for (Conversation* c : running) {
+      items.push_back({&c->sequence, std::span(&c->next, 1), StepItem::Logits::kLast});
+    }
+    ASSERT_TRUE(run_step(*engine, *backend, items, logits).ok());
+    take_choices(running, logits, vocab);
+  }
+  std::size_t compared = 0, wanted = 0;
+  for (const Conversation& c : conversations) {
+    compared += c.step;
+    wanted += c.answer.size();
+  }
+  EXPECT_GT(compared, wanted * 3 / 4) << "too many ties for a comparison";
+}
+
+TEST(SmolLm2, EngineIsReadyInstantly) {
+  SKIP_WITHOUT_MODEL();
+  const test::TempDir dir;
+  const Status built = build_engine_from_checkpoint(model_dir(), dir / "engine", {}, {});
+  ASSERT_TRUE(built.ok()) << built.error().message;
+  EXPECT_TRUE(read_engine_file(dir / "engine" / "llm.engine", "cpu", true).ok());
+  double fastest = 1e9;
+  for (int i = 0; i < 5; ++i) {
+    const auto start = std::chrono::steady_clock::now();
+    const auto engine = Engine::load(dir / "engine");
+    ASSERT_TRUE(engine.ok()) << engine.error().message;
+    const std::chrono::duration<double> time = std::chrono::steady_clock::now() - start;
+    fastest = std::min(fastest, time.count());
+  }
+  RecordProperty("load_ms", std::to_string(fastest * 1e3));
+  EXPECT_LT(fastest, 0.3);
+}
+
+}  // namespace
+}  // namespace kv8::exec
