@@ -8,19 +8,13 @@
 #include <utility>
 #include <vector>
 
-namespace kv8::cuda_testing {
+#include "cuda/testing/gpu_timer.h"
 
-/// True on a Hopper GPU, which the kernels of sm90 need.
-inline bool have_hopper() {
-  int device = 0, major = 0;
-  return cudaGetDevice(&device) == cudaSuccess &&
-         cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess &&
-         major == 9;
-}
+namespace kv8::cuda_testing {
 
 #define KV8_NEEDS_HOPPER()                                       \
   do {                                                           \
-    if (!kv8::cuda_testing::have_hopper()) GTEST_SKIP() << "skipped: no GPU"; \
+    if (!kv8::cuda_testing::has_hopper()) GTEST_SKIP() << "skipped: no GPU"; \
   } while (false)
 
 /// An array in device memory.

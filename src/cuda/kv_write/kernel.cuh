@@ -7,12 +7,14 @@ namespace kv8::kv_write {
 
 inline constexpr int kThreads = 256;
 
-template <bool kBf16Model, bool kFp8CacheType, bool kFp8QType, int kDim>
+/// kPlain: neither norms nor offsets nor the Hadamard transform, so that fewer registers do.
+template <bool kBf16Model, bool kFp8CacheType, bool kFp8QType, int kDim, bool kIsPlain>
 struct Shape {
   static constexpr bool kBf16 = kBf16Model;
   static constexpr bool kFp8Cache = kFp8CacheType;
   static constexpr bool kFp8Q = kFp8QType;
   static constexpr int kHeadDim = kDim;
+  static constexpr bool kPlain = kIsPlain;
   static constexpr int kLanes = kDim / 16;       // that share a head
   static constexpr int kHeadsAtOnce = 32 / kLanes;
   static constexpr int kElemBytes = kFp8CacheType ? 1 : 2;
@@ -42,13 +44,29 @@ __device__ __forceinline__ int sequence_of(const KvWriteArgs& args, const Grid& 
   return before;
 }
 
+/// Which of Q, K and V a head of a row belongs to.
+struct HeadKind {
+  bool is_q, is_v;
+  int kv_head;
+  __device__ HeadKind(const KvWriteArgs& args, int head)
+      : is_q(head < args.num_heads), is_v(head >= args.num_heads + args.num_kv_heads) {
+    kv_head = is_q ? head / (args.num_heads / args.num_kv_heads)
+                   : head - args.num_heads - (is_v ? args.num_kv_heads : 0);
+  }
+};
+
+/// What does not depend on the row's position, requested ahead of time.
 template <class C>
 struct RawHead {
   uint4 low, high;
-  __device__ __forceinline__ void load(const uint4* row, int head, int j) {
+  float scale;
+  __device__ __forceinline__ void load(const KvWriteArgs& args, const uint4* row, int head, int j) {
     const uint4* from = row + head * (C::kHeadDim / 8);
     low = __ldcs(from + j);
     high = __ldcs(from + C::kLanes + j);
+    const HeadKind kind(args, head);
+    const float* scales = kind.is_q ? args.q_scale : kind.is_v ? args.v_scale : args.k_scale;
+    scale = scales != nullptr ? scales[args.scale_per_head ? kind.kv_head : 0] : 1.0f;
   }
 };
 
@@ -61,39 +79,38 @@ struct RowPlace {
 
 template <class C>
 __device__ __forceinline__ void finish_head(const KvWriteArgs& args, const RowPlace& at, Part x,
-                                            const Part& angles, int head, int j, bool exists) {
-  const int kv_from_q = args.num_heads / args.num_kv_heads;
-  const bool is_q = head < args.num_heads;
-  const bool is_v = head >= args.num_heads + args.num_kv_heads;
-  const int kv_head = is_q ? head / kv_from_q : (head - args.num_heads) % args.num_kv_heads;
-  const int scale_index = args.scale_per_head ? kv_head : 0;
-  // Shuffles inside need every lane, so that what does not apply is computed and dropped.
-  const void* norm = is_q ? args.q_norm : args.k_norm;
-  if (args.q_norm != nullptr || args.k_norm != nullptr) {
-    Part y = x;
-    normalize<C::kBf16, C::kLanes>(y, norm != nullptr ? norm : args.qkv, args.norm_eps, j);
-    if (norm != nullptr && !is_v) x = y;
-  }
-  if (!is_v) rope<C::kBf16>(x, angles);
-  const float* offsets = is_q ? nullptr : is_v ? args.v_offset : args.k_offset;
-  if (offsets != nullptr) transform<C::kLanes>(x, offsets + kv_head * C::kHeadDim, false, j);
-  if (args.hadamard) {
-    Part y = x;
-    transform<C::kLanes>(y, nullptr, true, j);
-    if (!is_v) x = y;
+                                            const Part& angles, float scale, int head, int j,
+                                            bool exists) {
+  const auto [is_q, is_v, kv_head] = HeadKind(args, head);
+  if constexpr (C::kPlain) {
+    if (!is_v) rope<C::kBf16>(x, angles);
+  } else {
+    // Shuffles inside need every lane, so that what does not apply is computed and dropped.
+    const void* norm = is_q ? args.q_norm : args.k_norm;
+    if (args.q_norm != nullptr || args.k_norm != nullptr) {
+      Part y = x;
+      normalize<C::kBf16, C::kLanes>(y, norm != nullptr ? norm : args.qkv, args.norm_eps, j);
+      if (norm != nullptr && !is_v) x = y;
+    }
+    if (!is_v) rope<C::kBf16>(x, angles);
+    const float* offsets = is_q ? nullptr : is_v ? args.v_offset : args.k_offset;
+    if (offsets != nullptr) transform<C::kLanes>(x, offsets + kv_head * C::kHeadDim, false, j);
+    if (args.hadamard) {
+      Part y = x;
+      transform<C::kLanes>(y, nullptr, true, j);
+      if (!is_v) x = y;
+    }
   }
   if (!exists) return;
   if (is_q) {
-    const Divisor divisor(C::kFp8Q ? args.q_scale[scale_index] : 1.0f);
-    place<C::kFp8Q, C::kLanes>(args.q_out, (at.row * args.num_heads + head) * C::kHeadDim, j,
-                               round<C::kFp8Q>(x.low, divisor), round<C::kFp8Q>(x.high, divisor));
+    const auto low = round<C::kFp8Q>(x.low, scale);
+    place<C::kFp8Q, C::kLanes>(args.q_out, (at.row * args.num_heads + head) * C::kHeadDim, j, low,
+                               round<C::kFp8Q>(x.high, scale));
     return;
   }
   const KvLayout layout = layout_of(args, C::kElemBytes);
-  const float* scales = is_v ? args.v_scale : args.k_scale;
-  const Divisor divisor(C::kFp8Cache ? scales[scale_index] : 1.0f);
-  const auto low = round<C::kFp8Cache>(x.low, divisor);
-  const auto high = round<C::kFp8Cache>(x.high, divisor);
+  const auto low = round<C::kFp8Cache>(x.low, scale);
+  const auto high = round<C::kFp8Cache>(x.high, scale);
   if (is_v) {
     place_column<C::kFp8Cache>(args.v_pool, layout.v_offset(at.page, kv_head, at.slot, 8 * j), low);
     place_column<C::kFp8Cache>(
@@ -120,7 +137,7 @@ __device__ void write_row(const KvWriteArgs& args, const Grid& grid, int warp, i
   const uint4* source = static_cast<const uint4*>(args.qkv) + int64_t{row} * heads * (C::kHeadDim / 8);
   const auto head_of = [&](int turn) { return turn * C::kHeadsAtOnce + lane / C::kLanes; };
   RawHead<C> next;
-  next.load(source, min(head_of(first_turn), total - 1), j);
+  next.load(args, source, min(head_of(first_turn), total - 1), j);
 
   const int b = sequence_of(args, grid, row, lane);
   const int first_row = grid.uniform_rows > 0 ? b * grid.uniform_rows : args.cu_rows[b];
@@ -138,11 +155,11 @@ __device__ void write_row(const KvWriteArgs& args, const Grid& grid, int warp, i
   }
   for (int turn = first_turn; turn < end_turn; ++turn) {
     const RawHead<C> raw = next;
-    if (turn + 1 < end_turn) next.load(source, min(head_of(turn + 1), total - 1), j);
+    if (turn + 1 < end_turn) next.load(args, source, min(head_of(turn + 1), total - 1), j);
     Part x;
     widen<C::kBf16>(raw.low, x.low);
     widen<C::kBf16>(raw.high, x.high);
-    finish_head<C>(args, at, x, angles, min(head_of(turn), total - 1), j, head_of(turn) < total);
+    finish_head<C>(args, at, x, angles, raw.scale, min(head_of(turn), total - 1), j, head_of(turn) < total);
   }
 }
 
@@ -205,7 +222,7 @@ __device__ __forceinline__ void round_tile(const KvWriteArgs& args, const Tile& 
   if (head >= args.num_kv_heads) return;
   const int heads = args.num_heads + 2 * args.num_kv_heads;
   const int64_t column = int64_t{args.num_heads + args.num_kv_heads + head} * C::kHeadDim + dim;
-  const Divisor divisor(C::kFp8Cache ? args.v_scale[args.scale_per_head ? head : 0] : 1.0f);
+  const float scale = C::kFp8Cache ? args.v_scale[args.scale_per_head ? head : 0] : 1.0f;
   uint4 raw[4];
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
@@ -228,13 +245,15 @@ __device__ __forceinline__ void round_tile(const KvWriteArgs& args, const Tile& 
       }
     }
   }
+  if constexpr (C::kFp8Cache) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) divide(x[i], scale);
+  }
   uint32_t* to = shared + 8 * octet * C::kTilePitch + quad * C::kTileWords;
 #pragma unroll
   for (int d = 0; d < 8; ++d) {
     if constexpr (C::kFp8Cache) {
-      to[d * C::kTilePitch] =
-          ptx::floats_to_e4m3(divisor.divide(x[0][d]), divisor.divide(x[1][d]),
-                              divisor.divide(x[2][d]), divisor.divide(x[3][d]));
+      to[d * C::kTilePitch] = ptx::floats_to_e4m3(x[0][d], x[1][d], x[2][d], x[3][d]);
     } else {
       *reinterpret_cast<uint2*>(to + d * C::kTilePitch) =
           make_uint2(ptx::floats_to_half_pair(x[0][d], x[1][d]),
@@ -288,7 +307,7 @@ __device__ void write_tile(const KvWriteArgs& args, int slot, int first_head, ui
 }
 
 template <class C>
-__global__ void __launch_bounds__(kThreads, 3)
+__global__ void __launch_bounds__(kThreads, C::kPlain ? 3 : 2)
     rope_quantize_write(const __grid_constant__ KvWriteArgs args, const __grid_constant__ Grid grid) {
   __shared__ __align__(16) uint32_t shared[128 * C::kTilePitch];
   if (static_cast<int>(blockIdx.x) < grid.row_blocks) {

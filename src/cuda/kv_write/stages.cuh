@@ -9,6 +9,7 @@
 #include <cuda_fp16.h>
 
 #include <cstdint>
+#include <type_traits>
 
 #include "cuda/ptx/math.cuh"
 #include "ops/kv_layout.h"
@@ -38,10 +39,17 @@ __device__ __forceinline__ void widen(const uint4& raw, float (&x)[8]) {
   }
 }
 
+/// Rounds to the model's type.
 template <bool kBf16>
-__device__ __forceinline__ float to_model(float x) {
-  if constexpr (kBf16) return __bfloat162float(__float2bfloat16_rn(x));
-  return __half2float(__float2half_rn(x));
+__device__ __forceinline__ void to_model(float (&x)[8]) {
+  uint4 raw;
+  uint32_t* words = reinterpret_cast<uint32_t*>(&raw);
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    words[i] = kBf16 ? ptx::floats_to_bfloat_pair(x[2 * i], x[2 * i + 1])
+                     : ptx::floats_to_half_pair(x[2 * i], x[2 * i + 1]);
+  }
+  widen<kBf16>(raw, x);
 }
 
 /// x * (1 / sqrt(mean(x^2) + eps)) * weight; mean and root in FP64.
@@ -73,9 +81,11 @@ __device__ __forceinline__ void rope(Part& x, const Part& angle_cos_sin) {
   for (int i = 0; i < 8; ++i) {
     const float c = angle_cos_sin.low[i], s = angle_cos_sin.high[i];
     const float low = x.low[i], high = x.high[i];
-    x.low[i] = to_model<kBf16>(__fsub_rn(__fmul_rn(low, c), __fmul_rn(high, s)));
-    x.high[i] = to_model<kBf16>(__fadd_rn(__fmul_rn(high, c), __fmul_rn(low, s)));
+    x.low[i] = __fsub_rn(__fmul_rn(low, c), __fmul_rn(high, s));
+    x.high[i] = __fadd_rn(__fmul_rn(high, c), __fmul_rn(low, s));
   }
+  to_model<kBf16>(x.low);
+  to_model<kBf16>(x.high);
 }
 
 __device__ __forceinline__ void butterfly(float& a, float& b) {
@@ -126,22 +136,26 @@ __device__ __forceinline__ void transform(Part& x, const float* offset, bool had
   }
 }
 
-/// IEEE x / scale for many x. With y = RN(1 / scale), q = RN(x y) is within two units of the quotient
-/// and RN(q + RN(x - q scale) y) is the rounded quotient (Markstein), as long as nothing over- or
-/// underflows: scales out of the ordinary take the division itself.
-struct Divisor {
-  float scale, inverse;
-  bool ordinary;
-  __device__ explicit Divisor(float s)
-      : scale(s), inverse(1.0f / s), ordinary(fabsf(s) > 0x1p-60f && fabsf(s) < 0x1p60f) {}
-  __device__ __forceinline__ float divide(float x) const {
-    if (!ordinary) return __fdiv_rn(x, scale);
-    const float q = __fmul_rn(x, inverse);
-    const float corrected = __fmaf_rn(__fmaf_rn(-q, scale, x), inverse, q);
-    // Infinities would become NaN, and negative zero would lose its sign.
-    return fabsf(q) < 0x1p80f && q != 0.0f ? corrected : q;
+/// x / scale, rounded as IEEE 754 divides, in place. With y = RN(1 / scale) and q = RN(x y),
+/// RN(q + RN(x - q scale) y) is the rounded quotient (Markstein) as long as nothing over- or
+/// underflows; values and scales out of the ordinary take the division itself.
+__device__ __forceinline__ void divide(float (&x)[8], float scale) {
+  const float minus_inverse = -1.0f / scale;
+  float largest = 0.0f;  // a NaN does not matter: it stays one either way
+#pragma unroll
+  for (int i = 0; i < 8; ++i) largest = fmaxf(largest, fabsf(x[i]));
+  if (largest < 0x1p60f && scale > 0x1p-60f && scale < 0x1p60f) {
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      const float q = __fmul_rn(x[i], -minus_inverse);
+      // The remainder negated, so that -0 stays -0.
+      x[i] = __fmaf_rn(__fmaf_rn(q, scale, -x[i]), minus_inverse, q);
+    }
+  } else {
+#pragma unroll
+    for (int i = 0; i < 8; ++i) x[i] = __fdiv_rn(x[i], scale);
   }
-};
+}
 
 /// Eight FP8 codes or FP16 values.
 template <bool kFp8>
@@ -155,15 +169,13 @@ struct Codes<false> {
   using Words = uint4;
 };
 
+/// `scale` is not used for FP16.
 template <bool kFp8>
-__device__ __forceinline__ typename Codes<kFp8>::Words round(const float (&x)[8],
-                                                             const Divisor& divisor) {
+__device__ __forceinline__ typename Codes<kFp8>::Words round(float (&x)[8], float scale) {
   if constexpr (kFp8) {
-    float y[8];
-#pragma unroll
-    for (int i = 0; i < 8; ++i) y[i] = divisor.divide(x[i]);
-    return make_uint2(ptx::floats_to_e4m3(y[0], y[1], y[2], y[3]),
-                      ptx::floats_to_e4m3(y[4], y[5], y[6], y[7]));
+    divide(x, scale);
+    return make_uint2(ptx::floats_to_e4m3(x[0], x[1], x[2], x[3]),
+                      ptx::floats_to_e4m3(x[4], x[5], x[6], x[7]));
   } else {
     return make_uint4(ptx::floats_to_half_pair(x[0], x[1]), ptx::floats_to_half_pair(x[2], x[3]),
                       ptx::floats_to_half_pair(x[4], x[5]), ptx::floats_to_half_pair(x[6], x[7]));

@@ -121,7 +121,11 @@ __device__ void compute_pages(const DecodeKernelParams& params, DecodeShared<C>&
       rows.reset();
       for (int page = s.first_page + turn; page < s.end_page; page += C::kWarps) {
         const uint32_t k_page = ptx::shared_address(shared.stages[ring.stage]);
-        ptx::mbarrier_wait(ptx::shared_address(&shared.full[ring.stage]), ring.phase);
+        // The stage's fill before this one went to another warp and may even still be on its way: a
+        // parity tells only neighbouring phases apart.
+        const uint32_t full = ptx::shared_address(&shared.full[ring.stage]);
+        ptx::mbarrier_wait(full, ring.phase ^ 1);
+        ptx::mbarrier_wait(full, ring.phase);
         float scores[8][4];
         score_page<C>(k_page, q_rows, g, q, scores);
         const bool masked = 64 * (page + 1) > s.kv_len - unseen;
@@ -146,7 +150,7 @@ __device__ void compute_pages(const DecodeKernelParams& params, DecodeShared<C>&
 }
 
 template <class C>
-__global__ void __maxnreg__(C::kMaxRegisters)
+__global__ void __launch_bounds__(C::kThreads, 1)
     decode_attention(const __grid_constant__ DecodeKernelParams params) {
   extern __shared__ __align__(128) uint8_t memory[];
   DecodeShared<C>& shared = *reinterpret_cast<DecodeShared<C>*>(memory);

@@ -38,10 +38,10 @@ struct DecodeShape {
   static constexpr bool kFp8 = kElem == 1;
   static constexpr int kHeadDim = kDim;
   static constexpr int kRows = kRowCount;
-  static constexpr int kWarps = 8;  // that compute; one more loads
+  // Warps that compute; one more loads, and a ninth would cap registers at 168. The ring must have a
+  // stage for each of them.
+  static constexpr int kWarps = kDim * kElem > 128 ? 4 : 7;
   static constexpr int kThreads = 32 * (kWarps + 1);
-  // What nine warps leave each thread; launch bounds would round the threads up to 384.
-  static constexpr int kMaxRegisters = 65536 / kThreads / 8 * 8;
   static constexpr int kPageBytes = 64 * kDim * kElem;  // of K or V of one head
   static constexpr int kStageBytes = 2 * kPageBytes;
   static constexpr int kKSteps = kDim / 16;
@@ -54,7 +54,7 @@ struct DecodeShape {
   static constexpr int kFit = (kSharedLimit - kFixedBytes) / kStageBytes;
   static constexpr int kStages = kFit < 24 ? kFit : 24;
   static constexpr int kSharedBytes = kStages * kStageBytes + kFixedBytes;
-  static_assert(kStages >= 4 && kMergeFloats >= kMaxBlocks * kRows);
+  static_assert(kStages >= kWarps && kMergeFloats >= kMaxBlocks * kRows);
 };
 
 }  // namespace kv8::sm90

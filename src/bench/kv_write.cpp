@@ -1,14 +1,33 @@
-#include "cuda/bench/write_bench.h"
+#include "bench/kv_write.h"
 
+#include "bench/model_bench.h"
+
+#if KV8_HAS_CUDA
 #include <cuda_runtime_api.h>
 
+#include <functional>
 #include <memory>
 #include <random>
 
 #include "cuda/kv_write/launch.h"
+#include "cuda/testing/gpu_timer.h"
+#include "cuda/testing/memory_ceilings.h"
 #include "ops/kv_layout.h"
+#endif
 
-namespace kv8::cuda_bench {
+namespace kv8::bench {
+
+std::vector<WriteShapeSpec> write_bench_shapes() {
+  std::vector<WriteShapeSpec> shapes;
+  for (int head_dim : {128, 64}) {
+    for (int tokens : {1, 8, 64, 128, 512, 1024, 2048, 4096, 8192, 16384, 32768}) {
+      shapes.push_back({32, 8, head_dim, tokens});
+    }
+  }
+  return shapes;
+}
+
+#if KV8_HAS_CUDA
 namespace {
 
 constexpr int kDecodeTokens = 64;
@@ -78,21 +97,12 @@ Result<KvWriteArgs> make_args(const WriteShapeSpec& shape, Arena& arena) {
 
 }  // namespace
 
-std::vector<WriteShapeSpec> write_bench_shapes() {
-  std::vector<WriteShapeSpec> shapes;
-  for (int head_dim : {128, 64}) {
-    for (int tokens : {1, 8, 64, 128, 512, 1024, 2048, 4096, 8192, 16384, 32768}) {
-      shapes.push_back({32, 8, head_dim, tokens});
-    }
-  }
-  return shapes;
-}
-
 Result<WriteBenchResult> bench_write(const std::vector<WriteShapeSpec>& shapes,
-                                     const TimingOptions& options) {
+                                     const WriteBenchOptions& options) {
   WriteBenchResult result;
-  result.device = KV8_TRY(device_name());
-  result.copy_gb_s = KV8_TRY(measure_memory()).copy_gb_s;
+  result.device = KV8_TRY(cuda_testing::device_name());
+  result.copy_gb_s = KV8_TRY(cuda_testing::measure_memory()).copy_gb_s;
+  cuda_testing::GpuTimer timer = KV8_TRY(cuda_testing::GpuTimer::create());
   for (const WriteShapeSpec& shape : shapes) {
     Arena arena;
     KvWriteArgs half = KV8_TRY(make_args(shape, arena));
@@ -100,13 +110,18 @@ Result<WriteBenchResult> bench_write(const std::vector<WriteShapeSpec>& shapes,
     KvWriteArgs fp8 = half;
     fp8.fp8_cache = fp8.fp8_q = true;
     fp8.q_scale = fp8.k_scale = fp8.v_scale = KV8_TRY(arena.upload(std::vector<float>{0.0125f}));
-    const auto times = KV8_TRY(time_cold({[&] { return launch_kv_write(half, nullptr); },
-                                          [&] { return launch_kv_write(fp8, nullptr); }},
-                                         options));
+    const std::function<Status()> launch16 = [&] { return launch_kv_write(half, nullptr); };
+    const std::function<Status()> launch8 = [&] { return launch_kv_write(fp8, nullptr); };
+    KV8_TRY(timer.run_for(options.settle_ms, {launch16, launch8}));
+    std::vector<double> times16, times8;
+    for (int i = 0; i < options.repeats; ++i) {
+      times16.push_back(KV8_TRY(timer.time_cold(launch16)));
+      times8.push_back(KV8_TRY(timer.time_cold(launch8)));
+    }
     WriteBenchRow row;
     row.shape = shape;
-    row.fp16_us = times[0];
-    row.fp8_us = times[1];
+    row.fp16_us = spread_of(std::move(times16)).median;
+    row.fp8_us = spread_of(std::move(times8)).median;
     const double elements = 1.0 * shape.tokens * (shape.num_heads + 2 * shape.num_kv_heads) * shape.head_dim;
     row.fp16_gb_s = 4 * elements / row.fp16_us * 1e-3;
     row.fp8_gb_s = 3 * elements / row.fp8_us * 1e-3;
@@ -114,6 +129,12 @@ Result<WriteBenchResult> bench_write(const std::vector<WriteShapeSpec>& shapes,
   }
   return result;
 }
+
+#else
+Result<WriteBenchResult> bench_write(const std::vector<WriteShapeSpec>&, const WriteBenchOptions&) {
+  return unsupported("this kv8 was built without CUDA; configure with -DKV8_CUDA=ON");
+}
+#endif
 
 std::string write_bench_table(const WriteBenchResult& result) {
   std::string text = fmt::format("{}: copy {:.0f} GB/s\n", result.device, result.copy_gb_s);
@@ -141,4 +162,4 @@ std::string write_bench_json(const WriteBenchResult& result) {
   return text + "\n  ]\n}\n";
 }
 
-}  // namespace kv8::cuda_bench
+}  // namespace kv8::bench

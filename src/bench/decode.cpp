@@ -1,13 +1,32 @@
-#include "cuda/bench/decode_bench.h"
+#include "bench/decode.h"
 
+#include "bench/model_bench.h"
+
+#if KV8_HAS_CUDA
 #include <cuda_runtime_api.h>
 
+#include <functional>
 #include <memory>
 
 #include "cuda/attention/sm90/decode/launch.h"
+#include "cuda/testing/gpu_timer.h"
+#include "cuda/testing/memory_ceilings.h"
 #include "cuda/testing/prefill_problem.h"
+#endif
 
-namespace kv8::cuda_bench {
+namespace kv8::bench {
+
+std::vector<DecodeShapeSpec> decode_bench_shapes() {
+  std::vector<DecodeShapeSpec> shapes;
+  for (int head_dim : {128, 64}) {
+    for (int batch : {1, 8, 64}) {
+      for (int context : {1024, 4096, 32768, 131072}) shapes.push_back({32, 8, head_dim, batch, context});
+    }
+  }
+  return shapes;
+}
+
+#if KV8_HAS_CUDA
 namespace {
 
 struct Problem {
@@ -66,21 +85,12 @@ Result<double> check(Problem& problem) {
 
 }  // namespace
 
-std::vector<DecodeShapeSpec> decode_bench_shapes() {
-  std::vector<DecodeShapeSpec> shapes;
-  for (int head_dim : {128, 64}) {
-    for (int batch : {1, 8, 64}) {
-      for (int context : {1024, 4096, 32768, 131072}) shapes.push_back({32, 8, head_dim, batch, context});
-    }
-  }
-  return shapes;
-}
-
 Result<DecodeBenchResult> bench_decode(const std::vector<DecodeShapeSpec>& shapes,
-                                       const TimingOptions& options) {
+                                       const DecodeBenchOptions& options) {
   DecodeBenchResult result;
-  result.device = KV8_TRY(device_name());
-  result.hbm_read_gb_s = KV8_TRY(measure_memory()).read_gb_s;
+  result.device = KV8_TRY(cuda_testing::device_name());
+  result.hbm_read_gb_s = KV8_TRY(cuda_testing::measure_memory()).read_gb_s;
+  cuda_testing::GpuTimer timer = KV8_TRY(cuda_testing::GpuTimer::create());
   for (const DecodeShapeSpec& shape : shapes) {
     DecodeBenchRow row;
     row.shape = shape;
@@ -89,17 +99,27 @@ Result<DecodeBenchResult> bench_decode(const std::vector<DecodeShapeSpec>& shape
     Problem fp8 = KV8_TRY(make_problem(shape, sm90::KvType::kE4m3));
     row.fp16_error = KV8_TRY(check(half));
     row.fp8_error = KV8_TRY(check(fp8));
-    const auto times = KV8_TRY(time_cold(
-        {[&] { return sm90::launch_decode(half.args, nullptr); },
-         [&] { return sm90::launch_decode(fp8.args, nullptr); }},
-        options));
-    row.fp16_us = times[0];
-    row.fp8_us = times[1];
+    const std::function<Status()> launch16 = [&] { return sm90::launch_decode(half.args, nullptr); };
+    const std::function<Status()> launch8 = [&] { return sm90::launch_decode(fp8.args, nullptr); };
+    KV8_TRY(timer.run_for(options.settle_ms, {launch16, launch8}));
+    std::vector<double> times16, times8;
+    for (int i = 0; i < options.repeats; ++i) {
+      times16.push_back(KV8_TRY(timer.time_cold(launch16)));
+      times8.push_back(KV8_TRY(timer.time_cold(launch8)));
+    }
+    row.fp16_us = spread_of(std::move(times16)).median;
+    row.fp8_us = spread_of(std::move(times8)).median;
     row.fp8_gb_s = static_cast<double>(row.kv_bytes_fp8) / row.fp8_us * 1e-3;
     result.rows.push_back(row);
   }
   return result;
 }
+
+#else
+Result<DecodeBenchResult> bench_decode(const std::vector<DecodeShapeSpec>&, const DecodeBenchOptions&) {
+  return unsupported("this kv8 was built without CUDA; configure with -DKV8_CUDA=ON");
+}
+#endif
 
 std::string decode_bench_table(const DecodeBenchResult& result) {
   std::string text = fmt::format("{}: HBM read {:.0f} GB/s\n", result.device, result.hbm_read_gb_s);
@@ -128,4 +148,4 @@ std::string decode_bench_json(const DecodeBenchResult& result) {
   return text + "\n  ]\n}\n";
 }
 
-}  // namespace kv8::cuda_bench
+}  // namespace kv8::bench

@@ -1,6 +1,6 @@
-#include "cuda/bench/ceiling_kernels.h"
+#include "cuda/testing/memory_kernels.h"
 
-namespace kv8::cuda_bench {
+namespace kv8::cuda_testing {
 namespace {
 
 constexpr int kThreads = 512;
@@ -45,4 +45,4 @@ void launch_copy(const void* from, void* to, std::size_t bytes) {
                                      bytes / 16);
 }
 
-}  // namespace kv8::cuda_bench
+}  // namespace kv8::cuda_testing
