@@ -1,5 +1,5 @@
-// Decode attention: one loading warp keeps a ring of pages full, eight warps take one page each in
-// turn. See docs/attention-decode.md.
+// Decode attention: one loading warp keeps a ring of pages full, the others take one page each in turn.
+// See docs/attention-decode.md.
 #pragma once
 
 #include "cuda/attention/sm90/decode/merge.cuh"
@@ -121,11 +121,7 @@ __device__ void compute_pages(const DecodeKernelParams& params, DecodeShared<C>&
       rows.reset();
       for (int page = s.first_page + turn; page < s.end_page; page += C::kWarps) {
         const uint32_t k_page = ptx::shared_address(shared.stages[ring.stage]);
-        // The stage's fill before this one went to another warp and may even still be on its way: a
-        // parity tells only neighbouring phases apart.
-        const uint32_t full = ptx::shared_address(&shared.full[ring.stage]);
-        ptx::mbarrier_wait(full, ring.phase ^ 1);
-        ptx::mbarrier_wait(full, ring.phase);
+        ptx::mbarrier_wait(ptx::shared_address(&shared.full[ring.stage]), ring.phase);
         float scores[8][4];
         score_page<C>(k_page, q_rows, g, q, scores);
         const bool masked = 64 * (page + 1) > s.kv_len - unseen;

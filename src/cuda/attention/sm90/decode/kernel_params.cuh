@@ -38,9 +38,11 @@ struct DecodeShape {
   static constexpr bool kFp8 = kElem == 1;
   static constexpr int kHeadDim = kDim;
   static constexpr int kRows = kRowCount;
-  // Warps that compute; one more loads, and a ninth would cap registers at 168. The ring must have a
-  // stage for each of them.
-  static constexpr int kWarps = kDim * kElem > 128 ? 4 : 7;
+  // Warps that compute; one more loads, and a ninth would cap registers at 168. The number of stages
+  // is a multiple of theirs: each warp meets only stages that it emptied itself, whose phase it
+  // cannot mistake (a parity tells only neighbouring phases apart). These make the most of the
+  // shared memory.
+  static constexpr int kWarps = kDim == 128 && kRowCount == 16 ? 5 : kDim * kElem == 64 ? 7 : 6;
   static constexpr int kThreads = 32 * (kWarps + 1);
   static constexpr int kPageBytes = 64 * kDim * kElem;  // of K or V of one head
   static constexpr int kStageBytes = 2 * kPageBytes;
@@ -52,7 +54,7 @@ struct DecodeShape {
   static constexpr int kSharedLimit = 227 * 1024;
   static constexpr int kFixedBytes = 4 * kMergeFloats + 1024;  // + barriers and flags
   static constexpr int kFit = (kSharedLimit - kFixedBytes) / kStageBytes;
-  static constexpr int kStages = kFit < 24 ? kFit : 24;
+  static constexpr int kStages = (kFit < 24 ? kFit : 24) / kWarps * kWarps;
   static constexpr int kSharedBytes = kStages * kStageBytes + kFixedBytes;
   static_assert(kStages >= kWarps && kMergeFloats >= kMaxBlocks * kRows);
 };
