@@ -24,8 +24,8 @@ struct Shape {
 };
 
 std::vector<Shape> all_shapes() {
-  const Shape models[] = {{"Qwen3-0.6B", 16, 8, 128}, {"Qwen3-8B", 32, 8, 128},
-                          {"Qwen2.5-7B", 28, 4, 128}, {"Llama-3.2-3B", 24, 8, 128},
+  const Shape models[] = {{"Qwen3-0.6B", 16, 8, 128},  {"Qwen3-8B", 32, 8, 128},
+                          {"Qwen2.5-7B", 28, 4, 128},  {"Llama-3.2-3B", 24, 8, 128},
                           {"Llama-3.2-1B", 32, 8, 64}, {"Qwen2.5-0.5B", 14, 2, 64}};
   std::vector<Shape> shapes;
   for (Shape s : models) {
@@ -56,13 +56,12 @@ Status check(const Variant& v) {
     int heads, kv_heads;
     Pattern pattern;
   };
-  std::vector<Case> cases = {
-      {{64}, {64}, 1, 1, Pattern::kNormal},
-      {{1000, 77, 1, 320}, {1000, 500, 900, 321}, 4, 2, Pattern::kNormal},
-      {{2048}, {2048}, 28, 4, Pattern::kNormal},
-      {{130, 65, 40, 0, 5}, {2500, 65, 39, 100, 0}, 6, 2, Pattern::kNormal},
-      {{70}, {32768}, 2, 1, Pattern::kFlat},
-      {{6, 67, 129, 190}, {126, 257, 129, 1153}, 3, 1, Pattern::kNormal}};
+  std::vector<Case> cases = {{{64}, {64}, 1, 1, Pattern::kNormal},
+                             {{1000, 77, 1, 320}, {1000, 500, 900, 321}, 4, 2, Pattern::kNormal},
+                             {{2048}, {2048}, 28, 4, Pattern::kNormal},
+                             {{130, 65, 40, 0, 5}, {2500, 65, 39, 100, 0}, 6, 2, Pattern::kNormal},
+                             {{70}, {32768}, 2, 1, Pattern::kFlat},
+                             {{6, 67, 129, 190}, {126, 257, 129, 1153}, 3, 1, Pattern::kNormal}};
   for (int p = 2; p < cuda_testing::kNumPatterns; ++p) {
     cases.push_back({{300, 129}, {700, 129}, 4, 2, static_cast<Pattern>(p)});
   }
@@ -79,8 +78,7 @@ Status check(const Variant& v) {
     spec.out_type = i == 1 ? sm90::OutType::kBf16 : sm90::OutType::kF16;
     PrefillProblem problem = KV8_TRY(PrefillProblem::create(spec));
     KV8_TRY(problem.poison_output());
-    const auto prepared =
-        KV8_TRY(prepare_prefill(problem.args(v.entry.shape.score_type), v.entry));
+    const auto prepared = KV8_TRY(prepare_prefill(problem.args(v.entry.shape.score_type), v.entry));
     KV8_TRY(prepared.launch(nullptr));
     const cudaError_t code = cudaDeviceSynchronize();
     if (code != cudaSuccess) {
@@ -100,7 +98,8 @@ Status check(const Variant& v) {
   return {};
 }
 
-Status time_shapes(const Variant& v, std::FILE* csv, int min_length, int max_length, int settle_ms) {
+Status time_shapes(const Variant& v, std::FILE* csv, int min_length, int max_length,
+                   int settle_ms) {
   void* flush = nullptr;
   const std::size_t flush_bytes = std::size_t{256} << 20;
   cudaMalloc(&flush, flush_bytes);
@@ -108,15 +107,15 @@ Status time_shapes(const Variant& v, std::FILE* csv, int min_length, int max_len
   cudaEventCreate(&begin);
   cudaEventCreate(&end);
   for (const Shape& s : all_shapes()) {
-    if (s.head_dim != v.entry.shape.head_dim || s.length < min_length || s.length > max_length) continue;
+    if (s.head_dim != v.entry.shape.head_dim || s.length < min_length || s.length > max_length)
+      continue;
     PrefillProblemSpec spec = spec_for(v);
     spec.q_lens.assign(s.batch, s.length);
     spec.kv_lens = spec.q_lens;
     spec.num_heads = s.heads;
     spec.num_kv_heads = s.kv_heads;
     PrefillProblem problem = KV8_TRY(PrefillProblem::create(spec));
-    const auto prepared =
-        KV8_TRY(prepare_prefill(problem.args(v.entry.shape.score_type), v.entry));
+    const auto prepared = KV8_TRY(prepare_prefill(problem.args(v.entry.shape.score_type), v.entry));
     std::vector<float> times;
     const auto once = [&]() -> Status {
       cudaMemsetAsync(flush, static_cast<int>(times.size() & 255), flush_bytes);
@@ -130,9 +129,14 @@ Status time_shapes(const Variant& v, std::FILE* csv, int min_length, int max_len
       return {};
     };
     KV8_TRY(once());
-    const int warm = s.length >= 4096 ? std::max(5, int(settle_ms * 1000 / std::max(times[0], 10.f))) : 15;
+    const int warm =
+        s.length >= 4096 ? std::max(5, int(settle_ms * 1000 / std::max(times[0], 10.f))) : 15;
     for (int i = 0; i < std::min(warm, 20000); ++i) {
-      if (s.length >= 4096) { KV8_TRY(prepared.launch(nullptr)); } else { KV8_TRY(once()); }
+      if (s.length >= 4096) {
+        KV8_TRY(prepared.launch(nullptr));
+      } else {
+        KV8_TRY(once());
+      }
     }
     times.clear();
     for (int i = 0; i < 40; ++i) KV8_TRY(once());
@@ -140,7 +144,8 @@ Status time_shapes(const Variant& v, std::FILE* csv, int min_length, int max_len
     if (code != cudaSuccess) return unsupported("{}: {}", v.name, cudaGetErrorString(code));
     std::sort(times.begin(), times.end());
     const double us = times[times.size() / 2];
-    const double tflops = 2.0 * s.batch * s.heads * double(s.head_dim) * s.length * s.length / us * 1e-6;
+    const double tflops =
+        2.0 * s.batch * s.heads * double(s.head_dim) * s.length * s.length / us * 1e-6;
     std::fprintf(csv, "%s,%s,%d,%d,%d,%d,%d,%.2f,%.0f\n", v.name, s.model, s.heads, s.kv_heads,
                  s.head_dim, s.batch, s.length, us, tflops);
     std::fflush(csv);
@@ -162,9 +167,13 @@ int main(int argc, char** argv) {
   bool ok = true;
   for (const auto& v : kv8::lab::variants()) {
     if (!std::strstr(v.name, filter)) continue;
-    if (mode == "list") { std::printf("%s\n", v.name); continue; }
-    const auto status = mode == "check" ? kv8::lab::check(v)
-                                        : kv8::lab::time_shapes(v, csv, min_length, max_length, settle);
+    if (mode == "list") {
+      std::printf("%s\n", v.name);
+      continue;
+    }
+    const auto status = mode == "check"
+                            ? kv8::lab::check(v)
+                            : kv8::lab::time_shapes(v, csv, min_length, max_length, settle);
     if (!status.ok()) {
       std::printf("%s: %s\n", v.name, status.error().message.c_str());
       ok = false;

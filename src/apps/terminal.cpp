@@ -44,7 +44,7 @@ void Terminal::begin(std::string_view label, std::int64_t total, std::string_vie
   done_ = 0;
   next_report_ = std::max<std::int64_t>(1, total / 10);
   start_ = Clock::now();
-  last_drawn_ = {};
+  last_drawn_ = is_terminal_ ? Clock::time_point{} : start_;
   advance(0);
 }
 
@@ -53,7 +53,8 @@ void Terminal::advance(std::int64_t done) {
   if (is_terminal_) {
     if (done < total_ && seconds_since(last_drawn_) < 0.1) return;
     draw(done, false);
-  } else if (done >= next_report_) {
+  } else if (done >= next_report_ && (done >= total_ || seconds_since(last_drawn_) > 2.0)) {
+    last_drawn_ = Clock::now();
     fmt::print(stderr, "kv8: {}: {}/{} {} ({})\n", label_, done, total_, unit_,
                duration_text(seconds_since(start_)));
     next_report_ = done + std::max<std::int64_t>(1, total_ / 10);

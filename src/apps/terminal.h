@@ -9,7 +9,7 @@
 namespace kv8::apps {
 
 /// Prints "kv8: …" lines to standard error, and progress as one redrawn line with an ETA where
-/// standard error is a terminal, else as a line every tenth of the way.
+/// standard error is a terminal, else as a line every tenth of the way, but at most every 2 s.
 class Terminal : public ProgressSink {
  public:
   Terminal();

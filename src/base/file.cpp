@@ -26,7 +26,8 @@ fs::path temporary_name(const fs::path& path) {
 }  // namespace
 
 Result<MappedFile> MappedFile::open(const fs::path& path) {
-  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  // O_NONBLOCK: opening a FIFO must not wait for a writer.
+  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   if (fd < 0) {
     const auto code = errno == ENOENT ? ErrorCode::kNotFound : ErrorCode::kIo;
     return Error::format(code, "{}: cannot be opened: {}", path.string(), errno_text());

@@ -9,6 +9,9 @@ namespace kv8 {
 namespace {
 
 constexpr int kMaxDepth = 64;
+/// Keys of one object: a look-up among ordered keys is linear, so that more would be a way to
+/// stall.
+constexpr int kMaxKeys = 10000;
 
 struct LineColumn {
   std::size_t line = 1, column = 1;
@@ -23,9 +26,10 @@ LineColumn locate(std::string_view text, std::size_t byte) {
   return at;
 }
 
-/// Depth of nesting, brackets inside strings aside; the parser itself recurses without a limit.
-bool too_deep(std::string_view text) {
-  int depth = 0;
+/// What of the text's shape exceeds the limits, or "". Brackets and colons inside strings do not
+/// count. The parser itself recurses, and appends keys, without a limit.
+std::string excess(std::string_view text) {
+  std::vector<int> keys;  // of each open bracket
   bool in_string = false;
   for (std::size_t i = 0; i < text.size(); ++i) {
     const char c = text[i];
@@ -37,12 +41,15 @@ bool too_deep(std::string_view text) {
     } else if (c == '"') {
       in_string = true;
     } else if (c == '{' || c == '[') {
-      if (++depth > kMaxDepth) return true;
-    } else if (c == '}' || c == ']') {
-      --depth;
+      keys.push_back(0);
+      if (keys.size() > kMaxDepth) return fmt::format("nested deeper than {} levels", kMaxDepth);
+    } else if (c == ':' && !keys.empty()) {
+      if (++keys.back() > kMaxKeys) return fmt::format("an object of over {} keys", kMaxKeys);
+    } else if ((c == '}' || c == ']') && !keys.empty()) {
+      keys.pop_back();
     }
   }
-  return false;
+  return {};
 }
 
 std::string kind_of(const Json& value) {
@@ -93,8 +100,8 @@ Result<std::string> as_string(const Json& value, std::string_view key, std::stri
 }  // namespace
 
 Result<Json> parse_json(std::string_view text, std::string_view source) {
-  if (too_deep(text)) {
-    return bad_input("{}: nested deeper than {} levels", source, kMaxDepth);
+  if (const std::string reason = excess(text); !reason.empty()) {
+    return bad_input("{}: {}", source, reason);
   }
   try {
     return Json::parse(text);

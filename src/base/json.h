@@ -14,8 +14,8 @@ namespace kv8 {
 /// Keeps the order of keys, so that written files read like the ones they came from.
 using Json = nlohmann::ordered_json;
 
-/// Parses `text`; an error names `source`, line and column. Nesting is limited to 64 levels,
-/// and duplicate keys keep the last value.
+/// Parses `text`; an error names `source`, line and column. Nesting is limited to 64 levels, an
+/// object to 10,000 keys, and duplicate keys keep the last value.
 Result<Json> parse_json(std::string_view text, std::string_view source);
 Result<Json> read_json_file(const std::filesystem::path& path);
 Status write_json_file(const std::filesystem::path& path, const Json& value, int indent = 2);

@@ -136,7 +136,9 @@ using Status = Result<void>;
 }  // namespace kv8
 
 /// `auto x = KV8_TRY(f());` takes the value, or returns the error from the enclosing function.
-/// A statement expression (GCC, Clang and nvcc's host pass have it); works for Status too.
+/// A statement expression (GCC, Clang and nvcc's host pass have it); works for Status too. Let it
+/// stand alone or initialise something: GCC does not destroy temporaries that the rest of the same
+/// expression already holds when the error returns.
 #define KV8_TRY(expression)                                        \
   (__extension__({                                                 \
     auto kv8_result = (expression);                                \

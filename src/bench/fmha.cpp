@@ -206,7 +206,8 @@ Result<FmhaResult> bench_fmha(const FmhaBenchOptions& options, const Reporter& r
       options.shapes.empty() ? default_fmha_shapes() : options.shapes;
   GpuTimer timer = KV8_TRY(GpuTimer::create());
   if (reporter.progress != nullptr) {
-    reporter.progress->begin("timing attention", static_cast<std::int64_t>(shapes.size()), "shapes");
+    reporter.progress->begin("timing attention", static_cast<std::int64_t>(shapes.size()),
+                             "shapes");
   }
   for (const FmhaShape& shape : shapes) {
     if (interrupted()) return Error{ErrorCode::kCancelled, "interrupted"};

@@ -75,13 +75,14 @@ std::string fmha_table(const FmhaResult& result) {
       "TFLOP/s\n{:<18} {:>12} {:>3} {:>6} {:>10} {:>10} {:>17} {:>9} {:>6} {:>7} {:>6} {:>5} {:>9} "
       "{:>9} {:>9} {:>6}\n",
       result.gpu, result.wgmma_fp8_tflops, "model", "heads", "bs", "seq", "FP16 us", "FP8 us",
-      "p10-p90", "saved us", "saved", "TFLOP/s", "ofmax", "score", "error", "peer FP16",
-      "peer FP8", "MHz");
+      "p10-p90", "saved us", "saved", "TFLOP/s", "ofmax", "score", "error", "peer FP16", "peer FP8",
+      "MHz");
   for (const FmhaRow& row : result.rows) {
     const FmhaShape& s = row.shape;
     const double saved = row.fp16.median_us - row.fp8.median_us;
     out += fmt::format(
-        "{:<18} {:>12} {:>3} {:>6} {:>10.2f} {:>10.2f} {:>17} {:>9.2f} {:>5.1f}% {:>7.0f} {:>5.1f}% "
+        "{:<18} {:>12} {:>3} {:>6} {:>10.2f} {:>10.2f} {:>17} {:>9.2f} {:>5.1f}% {:>7.0f} "
+        "{:>5.1f}% "
         "{:>5} {:>9.2e} {:>9.2f} {:>9.2f} {:>6.0f}\n",
         s.model, fmt::format("{},{},{}", s.num_heads, s.num_kv_heads, s.head_dim), s.batch,
         s.seq_len, row.fp16.median_us, row.fp8.median_us,
@@ -93,8 +94,9 @@ std::string fmha_table(const FmhaResult& result) {
   for (int head_dim : {128, 64}) {
     const Summary s = summarise(result, head_dim);
     if (s.shapes == 0) continue;
-    out += fmt::format("head_dim {}: FP8 beats the best FP16 in {} of {} shapes, geometric mean {:.3f}x",
-                       head_dim, s.wins, s.shapes, std::exp(s.log_gain / s.shapes));
+    out += fmt::format(
+        "head_dim {}: FP8 beats the best FP16 in {} of {} shapes, geometric mean {:.3f}x", head_dim,
+        s.wins, s.shapes, std::exp(s.log_gain / s.shapes));
     if (s.peer_shapes > 0) {
       out += fmt::format("; the best FP8 peer in {} of {}, {:.3f}x", s.peer_wins, s.peer_shapes,
                          std::exp(s.log_peer_gain / s.peer_shapes));
@@ -105,8 +107,8 @@ std::string fmha_table(const FmhaResult& result) {
 }
 
 std::string fmha_json(const FmhaResult& result, const std::string& command) {
-  std::string out = fmt::format("{{\n  \"gpu\": {},\n  \"command\": {},\n", quoted(result.gpu),
-                                quoted(command));
+  std::string out =
+      fmt::format("{{\n  \"gpu\": {},\n  \"command\": {},\n", quoted(result.gpu), quoted(command));
   out += fmt::format("  \"wgmma_fp8_tflops\": {:.1f},\n  \"rows\": [", result.wgmma_fp8_tflops);
   const char* separator = "\n";
   for (const FmhaRow& row : result.rows) {
@@ -123,7 +125,8 @@ std::string fmha_json(const FmhaResult& result, const std::string& command) {
                                       : fmt::format(", \"{}\": {:.2f}", column, found->second);
     }
     out += fmt::format(
-        ", \"sm_clock_mhz\": {:.0f}, \"score_type\": {}, \"error\": {:.3e}, \"fp16_p10_us\": {:.2f}, "
+        ", \"sm_clock_mhz\": {:.0f}, \"score_type\": {}, \"error\": {:.3e}, \"fp16_p10_us\": "
+        "{:.2f}, "
         "\"fp16_p90_us\": {:.2f}, \"fp8_p10_us\": {:.2f}, \"fp8_p90_us\": {:.2f}, \"fp16_kernel\": "
         "{}, \"fp8_kernel\": {}}}",
         row.sm_clock_mhz, quoted(row.score_type), row.error, row.fp16.p10_us, row.fp16.p90_us,
@@ -144,16 +147,18 @@ std::string fmha_svg(const FmhaResult& result) {
   const int height = kTop + kRowHeight * static_cast<int>(rows.size()) + 16;
   const int width = kLeft + static_cast<int>(kScale * widest) + 60;
   std::string out = fmt::format(
-      "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{}\" height=\"{}\" font-family=\"sans-serif\" "
+      "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{}\" height=\"{}\" "
+      "font-family=\"sans-serif\" "
       "font-size=\"11\">\n<rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n<text x=\"8\" "
       "y=\"18\" font-size=\"14\">Causal prefill attention on {}: time of the best FP16 kernel / "
       "time of kv8's FP8 kernel</text>\n",
       width, height, result.gpu);
   for (double tick = 0.0; tick <= widest; tick += 0.5) {
     const double x = kLeft + kScale * tick;
-    out += fmt::format("<line x1=\"{0:.0f}\" y1=\"{1}\" x2=\"{0:.0f}\" y2=\"{2}\" stroke=\"{3}\"/>"
-                       "<text x=\"{0:.0f}\" y=\"{4}\" text-anchor=\"middle\">{5:.1f}x</text>\n",
-                       x, kTop - 4, height - 12, tick == 1.0 ? "black" : "#ccc", kTop - 8, tick);
+    out += fmt::format(
+        "<line x1=\"{0:.0f}\" y1=\"{1}\" x2=\"{0:.0f}\" y2=\"{2}\" stroke=\"{3}\"/>"
+        "<text x=\"{0:.0f}\" y=\"{4}\" text-anchor=\"middle\">{5:.1f}x</text>\n",
+        x, kTop - 4, height - 12, tick == 1.0 ? "black" : "#ccc", kTop - 8, tick);
   }
   for (std::size_t i = 0; i < rows.size(); ++i) {
     const FmhaShape& s = rows[i]->shape;

@@ -128,6 +128,11 @@ void load_page(const KvCacheView& cache, std::int32_t page, int kv_head, int val
     if (tile.token_of(position) < valid) continue;
     for (int dim = 0; dim < head_dim; ++dim) v[dim * kPageTokens + position] = 0.0f;
   }
+  // What the empty slots held must not decide in which order the others are summed.
+  if (!tile.finite_v) {
+    tile.finite_v =
+        std::all_of(v, v + kPageTokens * head_dim, [](float x) { return std::isfinite(x); });
+  }
 }
 
 /// One panel's state between pages. Pointers into the scratch, [.][columns of the panel].

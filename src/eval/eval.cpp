@@ -172,6 +172,8 @@ Result<EvalResult> evaluate_kv_cache(const EvalOptions& options, const Reporter&
   const auto positions = static_cast<double>(sums.positions);
   EvalResult result;
   result.num_tokens = sums.positions;
+  result.kv_bytes_per_token_fp16 = fp16.plan().kv_bytes_per_token();
+  result.kv_bytes_per_token_fp8 = fp8.plan().kv_bytes_per_token();
   result.perplexity_fp16 = std::exp(sums.nll_a / positions);
   result.perplexity_fp8 = std::exp(sums.nll_b / positions);
   result.mean_kl = sums.kl / positions;

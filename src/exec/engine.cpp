@@ -9,6 +9,7 @@
 #include "io/checkpoint.h"
 #include "io/safetensors.h"
 #include "models/decoder.h"
+#include "models/exporter.h"
 
 namespace kv8::exec {
 namespace {
@@ -84,9 +85,7 @@ Result<std::unique_ptr<Engine>> Engine::from_checkpoint(const std::filesystem::p
   engine->plan_ = KV8_TRY(plan_graph(graph, {config.q_dtype}));
   KV8_TRY(check_plan_fits(engine->plan_, engine->config_, Reporter{}));
   KV8_TRY(join_all_parts(engine->plan_));
-  const Shape shape = {engine->config_.vocab_size, engine->config_.hidden_size};
-  engine->embedding_ =
-      KV8_TRY(convert(KV8_TRY(checkpoint.weight("model.embed_tokens.weight", shape)), DType::kF16));
+  engine->embedding_ = KV8_TRY(models::embedding_table(checkpoint));
   return engine;
 }
 

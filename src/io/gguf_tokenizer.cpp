@@ -288,11 +288,12 @@ Json bpe_model(Json unk_token, bool sentencepiece, bool ignore_merges) {
 Result<std::string> byte_level_tokenizer(const GgufMetadata& metadata, const Vocabulary& vocabulary,
                                          const PreTokenizerKind& kind) {
   const Json normalizer = kind.nfc ? Json{{"type", "NFC"}} : Json(nullptr);
+  const auto post_processor = KV8_TRY(post_processor_json(metadata, vocabulary, kind.add_bos));
   const Json head = tokenizer_head(added_tokens(vocabulary), normalizer, pre_tokenizer_json(kind),
-                                   KV8_TRY(post_processor_json(metadata, vocabulary, kind.add_bos)),
-                                   byte_level(true, true));
+                                   post_processor, byte_level(true, true));
+  auto merges = KV8_TRY(listed_merges(metadata, vocabulary));
   return assemble(head, bpe_model(nullptr, false, kind.ignore_merges), vocabulary,
-                  KV8_TRY(listed_merges(metadata, vocabulary)));
+                  std::move(merges));
 }
 
 /// Spaces become U+2581, one of which goes before the text; characters without a token become byte
@@ -313,12 +314,12 @@ Result<std::string> sentencepiece_tokenizer(const GgufMetadata& metadata,
   }
   const auto unknown = KV8_TRY(special_id(metadata, "unknown", vocabulary));
   const Json unk = (*vocabulary.tokens)[static_cast<std::size_t>(unknown.value_or(0))];
+  const auto post_processor = KV8_TRY(post_processor_json(metadata, vocabulary, true));
   const Json head =
       tokenizer_head(added_tokens(vocabulary), {{"type", "Sequence"}, {"normalizers", normalizers}},
-                     nullptr, KV8_TRY(post_processor_json(metadata, vocabulary, true)),
-                     {{"type", "Sequence"}, {"decoders", decoders}});
-  return assemble(head, bpe_model(unk, true, false), vocabulary,
-                  KV8_TRY(derived_merges(metadata, vocabulary)));
+                     nullptr, post_processor, {{"type", "Sequence"}, {"decoders", decoders}});
+  auto merges = KV8_TRY(derived_merges(metadata, vocabulary));
+  return assemble(head, bpe_model(unk, true, false), vocabulary, std::move(merges));
 }
 
 Result<Json> tokenizer_config(const GgufMetadata& metadata, const Vocabulary& vocabulary,

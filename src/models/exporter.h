@@ -13,6 +13,10 @@ struct ExportOptions {
   bool last_token_only = false;
 };
 
+/// The embedding as FP16 [vocab, hidden], which every engine reads; values that FP16 cannot hold are
+/// an error.
+Result<TensorView> embedding_table(const io::Checkpoint& checkpoint);
+
 /// Writes config.json, embedding.safetensors, tokenizer files and processed_chat_template.json of
 /// the exported model into `dir` (an existing folder): everything but the graph itself. llm_build
 /// --checkpointDir uses it too.

@@ -34,21 +34,6 @@ Result<Json> exported_config(const io::Checkpoint& checkpoint, bool kv_fp8) {
   return config;
 }
 
-Status write_embedding(const io::Checkpoint& checkpoint, const fs::path& dir) {
-  const char* name = "model.embed_tokens.weight";
-  const io::ModelConfig& config = checkpoint.config();
-  const TensorView table =
-      KV8_TRY(checkpoint.weight(name, {config.vocab_size, config.hidden_size}));
-  TensorView half = KV8_TRY(convert(table, DType::kF16));
-  constexpr std::uint16_t kExponent = 0x7C00;
-  const std::span bits(half.data<std::uint16_t>(), half.bytes.size() / sizeof(std::uint16_t));
-  if (std::ranges::any_of(bits, [](std::uint16_t b) { return (b & kExponent) == kExponent; })) {
-    return bad_input("{}: tensor {} has values that FP16 cannot hold (NaN, infinite, above 65504)",
-                     checkpoint.dir().string(), name);
-  }
-  return io::write_safetensors(dir / "embedding.safetensors", {{"embedding", std::move(half)}});
-}
-
 Status copy_tokenizer(const fs::path& from, const fs::path& to) {
   if (!fs::is_regular_file(from / "tokenizer.json")) {
     return not_found(
@@ -62,11 +47,15 @@ Status copy_tokenizer(const fs::path& from, const fs::path& to) {
   return {};
 }
 
-/// A processed template beside the checkpoint is the user's answer to an unknown one.
+/// A processed template beside the checkpoint is the user's answer to an unknown one. A base model
+/// has none, and gets none.
 Status write_template(const fs::path& from, const fs::path& to) {
   const char* name = "processed_chat_template.json";
   if (!fs::exists(from / name)) {
-    return text::write_chat_template(KV8_TRY(text::process_chat_template(from)), to / name);
+    const auto processed = text::process_chat_template(from);
+    if (!processed.ok() && processed.error().code == ErrorCode::kNotFound) return {};
+    const text::ChatTemplate value = KV8_TRY(processed);
+    return text::write_chat_template(value, to / name);
   }
   KV8_TRY(text::read_chat_template(from / name));
   return kv8::copy_file(from / name, to / name);
@@ -74,11 +63,28 @@ Status write_template(const fs::path& from, const fs::path& to) {
 
 }  // namespace
 
+Result<TensorView> embedding_table(const io::Checkpoint& checkpoint) {
+  const char* name = "model.embed_tokens.weight";
+  const io::ModelConfig& config = checkpoint.config();
+  const TensorView table =
+      KV8_TRY(checkpoint.weight(name, {config.vocab_size, config.hidden_size}));
+  TensorView half = KV8_TRY(convert(table, DType::kF16));
+  constexpr std::uint16_t kExponent = 0x7C00;
+  const std::span bits(half.data<std::uint16_t>(), half.bytes.size() / sizeof(std::uint16_t));
+  if (std::ranges::any_of(bits, [](std::uint16_t b) { return (b & kExponent) == kExponent; })) {
+    return bad_input("{}: tensor {} has values that FP16 cannot hold (NaN, infinite, above 65504)",
+                     checkpoint.dir().string(), name);
+  }
+  return half;
+}
+
 Status write_model_side_files(const io::Checkpoint& checkpoint, bool kv_fp8, const fs::path& dir) {
   KV8_TRY(write_template(checkpoint.dir(), dir));
   KV8_TRY(copy_tokenizer(checkpoint.dir(), dir));
   KV8_TRY(write_json_file(dir / "config.json", KV8_TRY(exported_config(checkpoint, kv_fp8))));
-  return write_embedding(checkpoint, dir);
+  TensorView embedding = KV8_TRY(embedding_table(checkpoint));
+  return io::write_safetensors(dir / "embedding.safetensors",
+                               {{"embedding", std::move(embedding)}});
 }
 
 }  // namespace kv8::models

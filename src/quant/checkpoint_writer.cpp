@@ -50,7 +50,9 @@ Result<std::vector<io::NamedTensor>> weights_in_fp16(const io::Checkpoint& sourc
   std::vector<io::NamedTensor> tensors;
   for (const std::string& name : source.tensor_names()) {
     if (interrupted()) return Error{ErrorCode::kCancelled, "interrupted"};
-    tensors.push_back({name, KV8_TRY(to_fp16(KV8_TRY(source.tensor(name)), name))});
+    TensorView tensor = KV8_TRY(source.tensor(name));
+    tensor = KV8_TRY(to_fp16(tensor, name));
+    tensors.push_back({name, std::move(tensor)});
   }
   return tensors;
 }
@@ -151,8 +153,8 @@ Status write_checkpoint(const io::Checkpoint& source, const fs::path& dir,
   std::vector<io::NamedTensor> tensors = KV8_TRY(weights_in_fp16(source));
   if (calibration) append_scales(*calibration, per_head, tensors);
   KV8_TRY(io::write_sharded_safetensors(dir, tensors));
-  KV8_TRY(
-      write_json_file(dir / "config.json", KV8_TRY(model_config(source, calibration.has_value()))));
+  const Json config = KV8_TRY(model_config(source, calibration.has_value()));
+  KV8_TRY(write_json_file(dir / "config.json", config));
   if (calibration) {
     KV8_TRY(write_json_file(dir / "hf_quant_config.json", hf_quant_config()));
     KV8_TRY(write_json_file(dir / "kv_calibration.json", calibration_json(*calibration, per_head)));

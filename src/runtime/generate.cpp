@@ -101,28 +101,12 @@ std::string_view finish_reason_name(FinishReason reason) {
   KV8_CHECK(false, "finish reason {}", static_cast<int>(reason));
 }
 
-Result<std::int32_t> pool_pages(const exec::Engine& engine) {
-  const exec::BuilderConfig& builder = engine.config().builder;
-  const std::int64_t page_bytes = engine.plan().kv_bytes_per_token() * kPageTokens;
-  std::int64_t pages =
-      builder.max_batch_size * pages_for_tokens(std::int64_t{builder.max_kv_cache_capacity});
-  if (builder.kv_cache_memory > 0) pages = builder.kv_cache_memory / page_bytes;
-  if (pages < 1) {
-    return capacity_error(
-        "kv_cache_memory of {} bytes is less than one page of {} tokens, which takes {} bytes; "
-        "build the engine with a larger --kvCacheMemory",
-        builder.kv_cache_memory, kPageTokens, page_bytes);
-  }
-  constexpr std::int64_t kMaxPages = std::numeric_limits<std::int32_t>::max() / kPageTokens;
-  return static_cast<std::int32_t>(std::min(pages, kMaxPages));
-}
-
 Result<std::unique_ptr<Runner>> Runner::open(const std::filesystem::path& engine_dir,
                                              const RunnerOptions& options) {
   std::unique_ptr<exec::Engine> engine = KV8_TRY(exec::Engine::load(engine_dir));
   text::Tokenizer tokenizer = KV8_TRY(text::Tokenizer::load(engine_dir));
   std::optional<text::ChatTemplate> chat_template = KV8_TRY(open_chat_template(engine_dir));
-  const std::int32_t pages = KV8_TRY(pool_pages(*engine));
+  const std::int32_t pages = KV8_TRY(exec::kv_pool_pages(engine->config().builder, engine->plan()));
   const std::int64_t rows =
       std::max(options.prefill_chunk, engine->config().builder.max_batch_size);
   std::unique_ptr<Backend> backend =

@@ -58,7 +58,7 @@ struct RunnerOptions {
   StreamSink stream;
 };
 
-/// What a Runner is made of. The backend has been opened with pool_pages() pages and at least
+/// What a Runner is made of. The backend has been opened with exec::kv_pool_pages() pages and at least
 /// max(prefill_chunk, max_batch_size) rows.
 struct RunnerParts {
   std::unique_ptr<exec::Engine> engine;
@@ -66,10 +66,6 @@ struct RunnerParts {
   text::Tokenizer tokenizer;
   std::optional<text::ChatTemplate> chat_template;
 };
-
-/// KV pages of an engine: kv_cache_memory where it is set, else enough for max_batch_size sequences
-/// of full capacity. kCapacity when the memory is less than a page.
-Result<std::int32_t> pool_pages(const exec::Engine& engine);
 
 /// One loaded engine with its tokenizer, chat template and KV pool. System prompts kept by
 /// `save_system_prompt_kv_cache` live as long as the Runner.

@@ -185,8 +185,9 @@ Status read_messages(const Json& object, const std::string& where, UnknownFields
                        message.type_name());
     }
     unknown.look(message, kMessageFields, {}, message_where);
-    request.messages.push_back({KV8_TRY(json_string(message, "role", message_where)),
-                                KV8_TRY(read_content(message, message_where, unknown))});
+    std::string role = KV8_TRY(json_string(message, "role", message_where));
+    std::string content = KV8_TRY(read_content(message, message_where, unknown));
+    request.messages.push_back({std::move(role), std::move(content)});
   }
   const auto is_empty = [](const text::ChatMessage& message) { return message.content.empty(); };
   if (std::ranges::all_of(request.messages, is_empty)) {

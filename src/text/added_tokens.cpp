@@ -103,8 +103,7 @@ std::vector<AddedTokens::Piece> AddedTokens::cut(std::string_view text, bool nor
     if (token.single_word && (word_before || word_behind)) continue;
     // White space that the token before took is not taken again, but a token of white space stays.
     if (token.lstrip) {
-      begin = begin <= done ? done
-                            : begin - trailing_white_space(text.substr(done, begin - done));
+      begin = begin <= done ? done : begin - trailing_white_space(text.substr(done, begin - done));
     }
     if (token.rstrip) {
       if (end < blank.begin || end > blank.end) {

@@ -16,7 +16,8 @@ namespace kv8::text {
 struct AddedToken {
   TokenId id = -1;
   std::string content;
-  std::string decoded;  ///< what the decoder gets: the content, normalized where `normalized` says so
+  std::string
+      decoded;  ///< what the decoder gets: the content, normalized where `normalized` says so
   bool single_word = false, lstrip = false, rstrip = false, normalized = true, special = false;
 };
 

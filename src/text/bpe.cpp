@@ -82,9 +82,10 @@ Status Bpe::add_merges(const std::vector<std::pair<std::string, std::string>>& m
     const TokenId ids[3] = {id_of(left), id_of(right), id_of(joined)};
     if (ids[0] < 0 || ids[1] < 0 || ids[2] < 0) {
       return bad_input("{}: merge {} (`{}` with `{}`): the token `{}` is not in `model.vocab`",
-                       source, rank, left, right, ids[0] < 0   ? left
-                                                  : ids[1] < 0 ? right
-                                                               : joined);
+                       source, rank, left, right,
+                       ids[0] < 0   ? left
+                       : ids[1] < 0 ? right
+                                    : joined);
     }
     // Of a repeated pair the last rank counts.
     merges_[pair_key(ids[0], ids[1])] = {static_cast<std::uint32_t>(rank), ids[2]};

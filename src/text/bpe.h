@@ -60,10 +60,10 @@ class Bpe {
   void merge_all(std::vector<Symbol>& symbols) const;
   TokenId character_id(char32_t code, std::string_view character) const;
 
-  std::vector<std::string> tokens_;         // in the file's order
-  std::vector<std::int32_t> token_of_id_;   // index into tokens_, -1: no such id
+  std::vector<std::string> tokens_;        // in the file's order
+  std::vector<std::int32_t> token_of_id_;  // index into tokens_, -1: no such id
   std::unordered_map<std::string_view, TokenId> ids_;
-  std::vector<TokenId> bmp_ids_;            // of one-character tokens below U+10000
+  std::vector<TokenId> bmp_ids_;  // of one-character tokens below U+10000
   std::unordered_map<std::uint64_t, Merge> merges_;
   TokenId byte_ids_[256];
   TokenId unk_ = -1;

@@ -109,9 +109,8 @@ Result<std::string> ChatTemplate::format(const std::vector<ChatMessage>& message
       continue;
     }
     std::string body;
-    const bool takes_system =
-        (system_placement == SystemPlacement::kFirstUser && i == first) ||
-        (system_placement == SystemPlacement::kLastMessage && is_last);
+    const bool takes_system = (system_placement == SystemPlacement::kFirstUser && i == first) ||
+                              (system_placement == SystemPlacement::kLastMessage && is_last);
     if (given && takes_system) {
       body = system.prefix + content_of(system, messages.front().content) + system.suffix;
     }

@@ -44,11 +44,11 @@ struct ChatTemplate {
   std::string default_system_prompt;       ///< used where a conversation has no system message
   /// The default system prompt is put even if it is empty (Llama 3.1).
   bool always_system = false;
-  std::string conversation_prefix;         ///< before everything (BOS)
+  std::string conversation_prefix;  ///< before everything (BOS)
   SystemPlacement system_placement = SystemPlacement::kOwnBlock;
   ThinkingHistory thinking_history = ThinkingHistory::kKept;
-  bool always_generation_prompt = false;   ///< appended even if no answer is asked for
-  bool alternating = false;                ///< user and assistant must take turns, the user first
+  bool always_generation_prompt = false;  ///< appended even if no answer is asked for
+  bool alternating = false;               ///< user and assistant must take turns, the user first
 
   /// Text of a conversation. It holds BOS and the like where the template does, so encode it
   /// without adding special tokens. Errors name the message: unknown role, system message not
@@ -59,12 +59,12 @@ struct ChatTemplate {
   std::string format_system(const std::vector<ChatMessage>& messages) const;
 };
 
-/// The chat template of `dir`: processed_chat_template.json if it is there, else chat_template.jinja
-/// or tokenizer_config.json's `chat_template`, which is rendered for probe conversations and taken
-/// apart. It must be of a known family (ChatML with Qwen2.5, Qwen3 and SmolLM2, Llama 3, Mistral)
-/// and equal its own rendering on all probes. Others are refused (kUnsupported; kNotFound where
-/// there is no template) with what to do instead: write processed_chat_template.json by hand, or
-/// `apply_chat_template: false`.
+/// The chat template of `dir`: processed_chat_template.json if it is there, else
+/// chat_template.jinja or tokenizer_config.json's `chat_template`, which is rendered for probe
+/// conversations and taken apart. It must be of a known family (ChatML with Qwen2.5, Qwen3 and
+/// SmolLM2, Llama 3, Mistral) and equal its own rendering on all probes. Others are refused
+/// (kUnsupported; kNotFound where there is no template) with what to do instead: write
+/// processed_chat_template.json by hand, or `apply_chat_template: false`.
 Result<ChatTemplate> process_chat_template(const std::filesystem::path& dir);
 
 /// The same from a template's source. `source_name` names it in errors.

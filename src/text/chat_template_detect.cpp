@@ -1,6 +1,6 @@
 // Takes a chat template apart: renders it for probe conversations, reads prefixes and suffixes off
-// the text around the probes' contents, and accepts the result only if it makes the same text as the
-// template for every probe.
+// the text around the probes' contents, and accepts the result only if it makes the same text as
+// the template for every probe.
 #include <algorithm>
 #include <array>
 
@@ -94,8 +94,8 @@ class Detector {
   }
 
   Status find_turns() {
-    const auto three = KV8_TRY(
-        around({kUser, kAnswer, kUser2}, {kUser.content, kAnswer.content, kUser2.content}));
+    const auto three =
+        KV8_TRY(around({kUser, kAnswer, kUser2}, {kUser.content, kAnswer.content, kUser2.content}));
     const auto two = KV8_TRY(around({kUser, kAnswer}, {kUser.content, kAnswer.content}));
     std::string behind_user = three[3], behind_answer = two[2];
     // Templates that ask for an answer without being told to do so for no messages at all, too.
@@ -179,8 +179,7 @@ class Detector {
       return render({kSystem, kUser}, false, true).ok() ? unsupported("it takes system messages")
                                                         : Status();
     }
-    const auto parts =
-        KV8_TRY(around({kSystem, kUser}, {kSystem.content, kUser.content}));
+    const auto parts = KV8_TRY(around({kSystem, kUser}, {kSystem.content, kUser.content}));
     const std::string &before = parts[0], &between = parts[1];
     if (candidate.system_placement != SystemPlacement::kOwnBlock) {
       candidate.conversation_prefix = head_;

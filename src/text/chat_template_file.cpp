@@ -24,8 +24,7 @@ std::string name_of(const std::pair<Enum, std::string_view> (&names)[N], Enum va
 template <typename Enum, std::size_t N>
 Status read_name(const std::pair<Enum, std::string_view> (&names)[N], const Json& json,
                  std::string_view key, std::string_view source, Enum& out) {
-  const std::string text =
-      KV8_TRY(json_string_or(json, key, source, name_of(names, out)));
+  const std::string text = KV8_TRY(json_string_or(json, key, source, name_of(names, out)));
   std::string known_names;
   for (const auto& [known, name] : names) {
     if (name == text) {
@@ -37,8 +36,7 @@ Status read_name(const std::pair<Enum, std::string_view> (&names)[N], const Json
   return bad_input("{}: field `{}` is `{}`, expected one of: {}", source, key, text, known_names);
 }
 
-Result<RoleAffixes> read_role(const Json& roles, const std::string& name,
-                              std::string_view source) {
+Result<RoleAffixes> read_role(const Json& roles, const std::string& name, std::string_view source) {
   const auto role = roles.find(name);
   if (role == roles.end() || !role->is_object()) {
     return bad_input("{}: field `roles.{}` is missing", source, name);
@@ -84,22 +82,21 @@ Result<ChatTemplate> read_chat_template(const std::filesystem::path& file) {
 }
 
 Status write_chat_template(const ChatTemplate& value, const std::filesystem::path& file) {
-  const Json json = {
-      {"model_path", value.model_path},
-      {"roles",
-       {{"system", role_json(value.system)},
-        {"user", role_json(value.user)},
-        {"assistant", role_json(value.assistant)}}},
-      {"content_types", Json::object()},
-      {"generation_prompt", value.generation_prompt},
-      {"default_system_prompt", value.default_system_prompt},
-      {"generation_prompt_no_think", value.generation_prompt_no_think},
-      {"always_system", value.always_system},
-      {"conversation_prefix", value.conversation_prefix},
-      {"system_placement", name_of(kPlacements, value.system_placement)},
-      {"thinking_history", name_of(kHistories, value.thinking_history)},
-      {"always_generation_prompt", value.always_generation_prompt},
-      {"alternating", value.alternating}};
+  const Json json = {{"model_path", value.model_path},
+                     {"roles",
+                      {{"system", role_json(value.system)},
+                       {"user", role_json(value.user)},
+                       {"assistant", role_json(value.assistant)}}},
+                     {"content_types", Json::object()},
+                     {"generation_prompt", value.generation_prompt},
+                     {"default_system_prompt", value.default_system_prompt},
+                     {"generation_prompt_no_think", value.generation_prompt_no_think},
+                     {"always_system", value.always_system},
+                     {"conversation_prefix", value.conversation_prefix},
+                     {"system_placement", name_of(kPlacements, value.system_placement)},
+                     {"thinking_history", name_of(kHistories, value.thinking_history)},
+                     {"always_generation_prompt", value.always_generation_prompt},
+                     {"alternating", value.alternating}};
   return write_json_file(file, json);
 }
 

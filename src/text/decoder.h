@@ -11,15 +11,15 @@
 
 namespace kv8::text {
 
-/// ByteLevel, ByteFallback, Fuse, Replace, Strip, Metaspace and Sequences of them; others are refused
-/// by name. Without a decoder tokens are joined by spaces.
+/// ByteLevel, ByteFallback, Fuse, Replace, Strip, Metaspace and Sequences of them; others are
+/// refused by name. Without a decoder tokens are joined by spaces.
 class DecoderChain {
  public:
   /// Where one text stands in the chain; the empty state is its beginning.
   struct StepState {
-    std::string held;        ///< bytes that cannot be passed on yet
-    std::size_t count = 0;   ///< tokens (or stripped characters) so far
-    bool stripping = true;   ///< still at the characters that Strip may take
+    std::string held;       ///< bytes that cannot be passed on yet
+    std::size_t count = 0;  ///< tokens (or stripped characters) so far
+    bool stripping = true;  ///< still at the characters that Strip may take
   };
   using State = std::vector<StepState>;
 
@@ -38,11 +38,11 @@ class DecoderChain {
   enum class Kind { kByteLevel, kByteFallback, kFuse, kReplace, kStrip, kMetaspace, kJoin };
   struct Step {
     Kind kind;
-    Pattern pattern;                   // kReplace, kMetaspace
-    std::string text;                  // kReplace, kStrip
-    std::size_t start = 0, stop = 0;   // kStrip, in characters
-    bool drop_first = false;           // kMetaspace
-    bool fused = false;                // all tokens are one when they come here
+    Pattern pattern;                  // kReplace, kMetaspace
+    std::string text;                 // kReplace, kStrip
+    std::size_t start = 0, stop = 0;  // kStrip, in characters
+    bool drop_first = false;          // kMetaspace
+    bool fused = false;               // all tokens are one when they come here
   };
   Status add(const nlohmann::ordered_json& json, std::string_view source);
   static Status parse_strip(Step& step, const nlohmann::ordered_json& json,

@@ -18,8 +18,8 @@ int combining_class(utf8proc_int32_t code) {
 void append_decomposed(std::vector<utf8proc_int32_t>& out, char32_t code, utf8proc_option_t how) {
   utf8proc_int32_t buffer[64];
   int last_boundary_class = 0;
-  const utf8proc_ssize_t count = utf8proc_decompose_char(
-      static_cast<utf8proc_int32_t>(code), buffer, 64, how, &last_boundary_class);
+  const utf8proc_ssize_t count = utf8proc_decompose_char(static_cast<utf8proc_int32_t>(code),
+                                                         buffer, 64, how, &last_boundary_class);
   KV8_CHECK(count >= 0 && count <= 64, "U+{:04X} decomposes into {} characters",
             static_cast<unsigned>(code), count);
   out.insert(out.end(), buffer, buffer + count);
@@ -43,9 +43,8 @@ void order_marks(std::vector<utf8proc_int32_t>& codes) {
 void normalize_unicode(std::string& text, bool compatibility, bool compose) {
   // Nothing below U+0300 changes under NFC, and nothing below U+0080 under any form.
   const unsigned char first_changed_byte = compose && !compatibility ? 0xCC : 0x80;
-  if (std::none_of(text.begin(), text.end(), [&](char c) {
-        return static_cast<unsigned char>(c) >= first_changed_byte;
-      })) {
+  if (std::none_of(text.begin(), text.end(),
+                   [&](char c) { return static_cast<unsigned char>(c) >= first_changed_byte; })) {
     return;
   }
   const auto how = static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_DECOMPOSE |
@@ -59,9 +58,9 @@ void normalize_unicode(std::string& text, bool compatibility, bool compose) {
   }
   order_marks(codes);
   if (compose) {
-    const utf8proc_ssize_t count =
-        utf8proc_normalize_utf32(codes.data(), static_cast<utf8proc_ssize_t>(codes.size()),
-                                 static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_COMPOSE));
+    const utf8proc_ssize_t count = utf8proc_normalize_utf32(
+        codes.data(), static_cast<utf8proc_ssize_t>(codes.size()),
+        static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_COMPOSE));
     KV8_CHECK(count >= 0, "composition failed");
     codes.resize(static_cast<std::size_t>(count));
   }
@@ -77,8 +76,8 @@ std::string lower(std::string_view text) {
     if (c.value == 0x130) {
       out += "i\xCC\x87";  // the one character whose lower case is two
     } else {
-      append_utf8(out, static_cast<char32_t>(
-                           utf8proc_tolower(static_cast<utf8proc_int32_t>(c.value))));
+      append_utf8(out,
+                  static_cast<char32_t>(utf8proc_tolower(static_cast<utf8proc_int32_t>(c.value))));
     }
   }
   return out;

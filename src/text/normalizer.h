@@ -11,8 +11,8 @@
 
 namespace kv8::text {
 
-/// NFC, NFD, NFKC, NFKD, Lowercase, Prepend, Replace, Strip, ByteLevel and Sequences of them; others
-/// are refused by name.
+/// NFC, NFD, NFKC, NFKD, Lowercase, Prepend, Replace, Strip, ByteLevel and Sequences of them;
+/// others are refused by name.
 class Normalizer {
  public:
   /// `json` may be null: no normalization.
@@ -26,8 +26,8 @@ class Normalizer {
   enum class Kind { kNfc, kNfd, kNfkc, kNfkd, kLowercase, kPrepend, kReplace, kStrip, kByteLevel };
   struct Step {
     Kind kind;
-    std::string text;  // kPrepend, kReplace: what to put
-    Pattern pattern;   // kReplace
+    std::string text;                  // kPrepend, kReplace: what to put
+    Pattern pattern;                   // kReplace
     bool left = false, right = false;  // kStrip
   };
   Status add(const nlohmann::ordered_json& json, std::string_view source);

@@ -17,8 +17,7 @@ Status append_ids(const Json& specials, const std::string& name, std::string_vie
     return bad_input("{}: `special_tokens` has no ids for `{}`", source, name);
   }
   for (const Json& id : entry->at("ids")) {
-    const std::int64_t value =
-        KV8_TRY(json_int(Json{{"ids", id}}, "ids", source, 0, Bpe::kMaxId));
+    const std::int64_t value = KV8_TRY(json_int(Json{{"ids", id}}, "ids", source, 0, Bpe::kMaxId));
     if (out.size() >= kMaxTokens) return bad_input("{}: too many tokens", source);
     out.push_back(static_cast<TokenId>(value));
   }
@@ -54,8 +53,10 @@ Status PostProcessor::add_template(const Json& json, std::string_view source) {
   const Json single = json.value("single", Json());
   const Json specials = json.value("special_tokens", Json::object());
   if (!single.is_array() || !specials.is_object()) {
-    return bad_input("{}: TemplateProcessing needs the list `single` and the object "
-                     "`special_tokens`", source);
+    return bad_input(
+        "{}: TemplateProcessing needs the list `single` and the object "
+        "`special_tokens`",
+        source);
   }
   std::vector<TokenId> front, back;
   bool seen_text = false;

@@ -49,10 +49,10 @@ Status PreTokenizer::add(const Json& json, std::string_view source) {
     step = KV8_TRY(parse_metaspace(json, source));
   } else if (type == "Whitespace") {
     step.kind = Kind::kSplit;
-    step.pattern = KV8_TRY(Pattern::regex(
-        fmt::format(R"([{0}\x{{200C}}\x{{200D}}]+|[^{0}\x{{200C}}\x{{200D}}{1}]+)", kWordClass,
-                    kWhiteSpaceClass),
-        source));
+    step.pattern = KV8_TRY(
+        Pattern::regex(fmt::format(R"([{0}\x{{200C}}\x{{200D}}]+|[^{0}\x{{200C}}\x{{200D}}{1}]+)",
+                                   kWordClass, kWhiteSpaceClass),
+                       source));
     step.behavior = Behavior::kRemoved;
     step.invert = true;
   } else if (type == "WhitespaceSplit") {
@@ -119,8 +119,7 @@ Result<PreTokenizer::Step> PreTokenizer::parse_metaspace(const Json& json,
 }
 
 /// Cuts `text` into segments that cover it, before the behavior is applied.
-void PreTokenizer::segments_of(const Step& step, std::string_view text,
-                               std::vector<Segment>& out) {
+void PreTokenizer::segments_of(const Step& step, std::string_view text, std::vector<Segment>& out) {
   out.clear();
   std::size_t done = 0;
   const auto take = [&](Range match) {
@@ -209,10 +208,10 @@ struct PreTokenizer::Run {
     }
     if (step.kind != Kind::kMetaspace) return text;
     buffer.clear();
-    const bool prefix = step.prepend == Prepend::kAlways ||
-                        (step.prepend == Prepend::kFirst && at_start);
-    const bool has_prefix = text.front() == ' ' || text.substr(0, step.replacement.size()) ==
-                                                       step.replacement;
+    const bool prefix =
+        step.prepend == Prepend::kAlways || (step.prepend == Prepend::kFirst && at_start);
+    const bool has_prefix =
+        text.front() == ' ' || text.substr(0, step.replacement.size()) == step.replacement;
     if (prefix && !has_prefix) buffer += step.replacement;
     for (const char c : text) {
       if (c == ' ') {

@@ -12,9 +12,7 @@ namespace kv8::text {
 namespace {
 
 /// Oniguruma counts the superscripts and fractions of Latin-1 among \w.
-std::string word_class() {
-  return std::string(kWordClass) + R"(\xB2\xB3\xB9\xBC-\xBE)";
-}
+std::string word_class() { return std::string(kWordClass) + R"(\xB2\xB3\xB9\xBC-\xBE)"; }
 
 class Translator {
  public:
@@ -43,9 +41,7 @@ class Translator {
   Error refuse(std::string_view what) const {
     return unsupported("{}: regular expression `{}`: {} is not supported", source_, in_, what);
   }
-  char peek(std::size_t ahead) const {
-    return at_ + ahead < in_.size() ? in_[at_ + ahead] : '\0';
-  }
+  char peek(std::size_t ahead) const { return at_ + ahead < in_.size() ? in_[at_ + ahead] : '\0'; }
 
   Status escape() {
     static const std::string word = fmt::format("[{}]", word_class());
@@ -132,7 +128,7 @@ class Translator {
       ++at_;
     }
     if (peek(0) == ']') return refuse("an empty bracket expression");
-    for (;; ) {
+    for (;;) {
       const char c = peek(0);
       if (at_ >= in_.size()) return refuse("an unclosed bracket");
       if (c == ']') break;

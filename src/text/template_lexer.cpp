@@ -10,9 +10,7 @@ namespace {
 constexpr std::size_t kMaxSourceBytes = 1 << 18;
 constexpr std::size_t kMaxTokens = 1000;  // of one tag: bounds the depth of its tree
 
-bool is_name_start(char c) {
-  return c == '_' || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
-}
+bool is_name_start(char c) { return c == '_' || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'); }
 bool is_digit(char c) { return c >= '0' && c <= '9'; }
 bool is_blank(char c) { return c == ' ' || (c >= '\t' && c <= '\r'); }
 
@@ -79,8 +77,8 @@ class Lexer {
       return {};
     }
     if (at_ < text_.size() && (text_[at_] == '-' || text_[at_] == '+')) ++at_;
-    TemplatePart part{kind == '{' ? TemplatePart::Kind::kOutput : TemplatePart::Kind::kStatement,
-                      "", {}};
+    TemplatePart part{
+        kind == '{' ? TemplatePart::Kind::kOutput : TemplatePart::Kind::kStatement, "", {}};
     const char close = kind == '{' ? '}' : '%';
     int depth = 0;  // of brackets: {{ {'a': {}} }}
     for (;;) {
@@ -187,8 +185,8 @@ class Lexer {
 
   std::string text_;
   std::size_t at_ = 0;
-  bool strip_next_ = false;     // the last tag ended with -
-  bool line_starting_ = true;   // what comes next starts a line
+  bool strip_next_ = false;    // the last tag ended with -
+  bool line_starting_ = true;  // what comes next starts a line
   std::vector<TemplatePart> parts_;
 };
 

@@ -66,8 +66,8 @@ class ExpressionParser {
       ExpressionPtr condition = KV8_TRY(alternation());
       ExpressionPtr other;
       if (take_word("else")) other = KV8_TRY(expression());
-      value = make(Kind::kConditional, "", std::move(condition), std::move(value),
-                   std::move(other));
+      value =
+          make(Kind::kConditional, "", std::move(condition), std::move(value), std::move(other));
     }
     return value;
   }
@@ -75,21 +75,30 @@ class ExpressionParser {
   /// Without a trailing `if`, which belongs to the statement: for x in xs if …
   Result<ExpressionPtr> alternation() {
     ExpressionPtr left = KV8_TRY(conjunction());
-    while (take_word("or")) left = make(Kind::kOr, "", std::move(left), KV8_TRY(conjunction()));
+    while (take_word("or")) {
+      ExpressionPtr right = KV8_TRY(conjunction());
+      left = make(Kind::kOr, "", std::move(left), std::move(right));
+    }
     return left;
   }
 
  private:
   Result<ExpressionPtr> conjunction() {
     ExpressionPtr left = KV8_TRY(negation());
-    while (take_word("and")) left = make(Kind::kAnd, "", std::move(left), KV8_TRY(negation()));
+    while (take_word("and")) {
+      ExpressionPtr right = KV8_TRY(negation());
+      left = make(Kind::kAnd, "", std::move(left), std::move(right));
+    }
     return left;
   }
 
   Result<ExpressionPtr> negation() {
     const Nesting nesting(depth_);
     if (depth_ > kMaxDepth) return bad_input("nested too deeply");
-    if (take_word("not")) return make(Kind::kNot, "", KV8_TRY(negation()));
+    if (take_word("not")) {
+      ExpressionPtr operand = KV8_TRY(negation());
+      return make(Kind::kNot, "", std::move(operand));
+    }
     return comparison();
   }
 
@@ -107,7 +116,8 @@ class ExpressionParser {
       }
       if (op.empty()) return left;
       if (chained) return unsupported("chained comparisons are not supported");
-      left = make(Kind::kBinary, op, std::move(left), KV8_TRY(sum()));
+      ExpressionPtr right = KV8_TRY(sum());
+      left = make(Kind::kBinary, op, std::move(left), std::move(right));
     }
   }
 
@@ -115,7 +125,8 @@ class ExpressionParser {
     ExpressionPtr left = KV8_TRY(concatenation());
     while (is_operator("+") || is_operator("-")) {
       const std::string op = tokens_[at_++].text;
-      left = make(Kind::kBinary, op, std::move(left), KV8_TRY(concatenation()));
+      ExpressionPtr right = KV8_TRY(concatenation());
+      left = make(Kind::kBinary, op, std::move(left), std::move(right));
     }
     return left;
   }
@@ -123,7 +134,8 @@ class ExpressionParser {
   Result<ExpressionPtr> concatenation() {
     ExpressionPtr left = KV8_TRY(product());
     while (take_operator("~")) {
-      left = make(Kind::kBinary, "~", std::move(left), KV8_TRY(product()));
+      ExpressionPtr right = KV8_TRY(product());
+      left = make(Kind::kBinary, "~", std::move(left), std::move(right));
     }
     return left;
   }
@@ -132,7 +144,8 @@ class ExpressionParser {
     ExpressionPtr left = KV8_TRY(unary());
     while (is_operator("*") || is_operator("/") || is_operator("//") || is_operator("%")) {
       const std::string op = tokens_[at_++].text;
-      left = make(Kind::kBinary, op, std::move(left), KV8_TRY(unary()));
+      ExpressionPtr right = KV8_TRY(unary());
+      left = make(Kind::kBinary, op, std::move(left), std::move(right));
     }
     return left;
   }
@@ -140,25 +153,31 @@ class ExpressionParser {
   Result<ExpressionPtr> unary() {
     const Nesting nesting(depth_);
     if (depth_ > kMaxDepth) return bad_input("nested too deeply");
-    if (take_operator("-")) return make(Kind::kNegate, "", KV8_TRY(unary()));
+    if (take_operator("-")) {
+      ExpressionPtr operand = KV8_TRY(unary());
+      return make(Kind::kNegate, "", std::move(operand));
+    }
     return postfix(KV8_TRY(primary()));
   }
 
   Result<ExpressionPtr> postfix(ExpressionPtr value) {
     for (;;) {
       if (take_operator(".")) {
-        value = make(Kind::kAttribute, KV8_TRY(name()), std::move(value));
+        const std::string member = KV8_TRY(name());
+        value = make(Kind::kAttribute, member, std::move(value));
       } else if (take_operator("[")) {
         value = KV8_TRY(subscript(std::move(value)));
       } else if (is_operator("(")) {
         value = make(Kind::kCall, "", std::move(value));
         KV8_TRY(arguments(*value));
       } else if (take_operator("|")) {
-        value = make(Kind::kFilter, KV8_TRY(name()), std::move(value));
+        const std::string member = KV8_TRY(name());
+        value = make(Kind::kFilter, member, std::move(value));
         if (is_operator("(")) KV8_TRY(arguments(*value));
       } else if (take_word("is")) {
         const bool negated = take_word("not");
-        value = make(Kind::kTest, KV8_TRY(name()), std::move(value));
+        const std::string member = KV8_TRY(name());
+        value = make(Kind::kTest, member, std::move(value));
         if (is_operator("(")) KV8_TRY(arguments(*value));
         if (negated) value = make(Kind::kNot, "", std::move(value));
       } else {
@@ -195,7 +214,8 @@ class ExpressionParser {
       if (peek().kind == Token::Kind::kName && is_operator("=", 1)) {
         std::string key = KV8_TRY(name());
         ++at_;
-        call.named.emplace_back(std::move(key), KV8_TRY(expression()));
+        ExpressionPtr argument = KV8_TRY(expression());
+        call.named.emplace_back(std::move(key), std::move(argument));
       } else {
         call.args.push_back(KV8_TRY(expression()));
       }

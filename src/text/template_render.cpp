@@ -164,13 +164,11 @@ class Renderer {
   Result<Flow> run_iteration(const Statement& loop, const Value::List& items, std::size_t i,
                              std::string& out) {
     const auto at = static_cast<std::int64_t>(i), count = static_cast<std::int64_t>(items.size());
-    Value::Dict state{{"index", Value::integer(at + 1)},
-                      {"index0", Value::integer(at)},
-                      {"revindex", Value::integer(count - at)},
-                      {"revindex0", Value::integer(count - at - 1)},
-                      {"first", Value::boolean(i == 0)},
-                      {"last", Value::boolean(at + 1 == count)},
-                      {"length", Value::integer(count)}};
+    Value::Dict state{
+        {"index", Value::integer(at + 1)},        {"index0", Value::integer(at)},
+        {"revindex", Value::integer(count - at)}, {"revindex0", Value::integer(count - at - 1)},
+        {"first", Value::boolean(i == 0)},        {"last", Value::boolean(at + 1 == count)},
+        {"length", Value::integer(count)}};
     if (i > 0) state["previtem"] = items[i - 1];
     if (at + 1 < count) state["nextitem"] = items[i + 1];
     scopes_.back()["loop"] = KV8_TRY(Value::of(std::move(state)));
@@ -202,8 +200,10 @@ class Renderer {
         const Value* value = find(e.text);
         return value == nullptr ? Value() : *value;
       }
-      case Kind::kAttribute:
-        return item_of(KV8_TRY(evaluate(*e.args[0])), Value::string(e.text));
+      case Kind::kAttribute: {
+        const Value object = KV8_TRY(evaluate(*e.args[0]));
+        return item_of(object, Value::string(e.text));
+      }
       case Kind::kItem: {
         const Value object = KV8_TRY(evaluate(*e.args[0]));
         return item_of(object, KV8_TRY(evaluate(*e.args[1])));
@@ -223,8 +223,10 @@ class Renderer {
       }
       case Kind::kNot:
         return Value::boolean(!KV8_TRY(evaluate(*e.args[0])).truth());
-      case Kind::kNegate:
-        return binary_operation("-", Value::integer(0), KV8_TRY(evaluate(*e.args[0])));
+      case Kind::kNegate: {
+        const Value operand = KV8_TRY(evaluate(*e.args[0]));
+        return binary_operation("-", Value::integer(0), operand);
+      }
       case Kind::kBinary: {
         const Value left = KV8_TRY(evaluate(*e.args[0]));
         return binary_operation(e.text, left, KV8_TRY(evaluate(*e.args[1])));
@@ -321,8 +323,7 @@ class Renderer {
     if (known != nullptr && known->is(Type::kMacro)) return call_macro(*known->macro, e);
     const std::vector<Value> args = KV8_TRY(arguments(e));
     if (callee.text == "raise_exception") {
-      return bad_input("the template says: {}",
-                       args.empty() ? "" : KV8_TRY(args[0].print()));
+      return bad_input("the template says: {}", args.empty() ? "" : KV8_TRY(args[0].print()));
     }
     if (callee.text == "namespace" && args.empty()) return new_namespace(e);
     if (callee.text == "range" && e.named.empty()) return range(args);
@@ -339,8 +340,8 @@ class Renderer {
   }
 
   static Result<Value> range(const std::vector<Value>& args) {
-    const bool numbers = std::all_of(args.begin(), args.end(),
-                                     [](const Value& v) { return v.is(Type::kNumber); });
+    const bool numbers =
+        std::all_of(args.begin(), args.end(), [](const Value& v) { return v.is(Type::kNumber); });
     if (!numbers || args.empty() || args.size() > 2) return unsupported("this form of `range`");
     const std::int64_t begin = args.size() == 2 ? args[0].number : 0, end = args.back().number;
     std::int64_t count = 0;
@@ -380,7 +381,7 @@ class Renderer {
   }
 
   std::vector<Value::Dict> scopes_;  // [0]: globals
-  std::size_t base_ = 0;             // scopes below, but for the globals, belong to a macro's caller
+  std::size_t base_ = 0;  // scopes below, but for the globals, belong to a macro's caller
   std::size_t steps_ = 0;
   int calls_ = 0, depth_ = 0;
 };

@@ -14,26 +14,26 @@ namespace kv8::text {
 
 struct Expression {
   enum class Kind {
-    kString,       // text
-    kNumber,       // number
+    kString,  // text
+    kNumber,  // number
     kTrue,
     kFalse,
     kNone,
-    kName,         // text
-    kAttribute,    // args[0].text
-    kItem,         // args[0][args[1]]
-    kSlice,        // args[0][args[1]:args[2]:args[3]], the last three may be null
-    kCall,         // args[0](args[1…], named…)
-    kFilter,       // args[0] | text(args[1…], named…)
-    kTest,         // args[0] is text(args[1…])
+    kName,       // text
+    kAttribute,  // args[0].text
+    kItem,       // args[0][args[1]]
+    kSlice,      // args[0][args[1]:args[2]:args[3]], the last three may be null
+    kCall,       // args[0](args[1…], named…)
+    kFilter,     // args[0] | text(args[1…], named…)
+    kTest,       // args[0] is text(args[1…])
     kNot,
     kNegate,
-    kBinary,       // args[0] text args[1]
+    kBinary,  // args[0] text args[1]
     kAnd,
     kOr,
     kConditional,  // args[1] if args[0] else args[2], which may be null
     kList,
-    kDict,         // keys and values in turn
+    kDict,  // keys and values in turn
   };
   Kind kind;
   std::string text;

@@ -80,8 +80,7 @@ Result<bool> contains(const Value& item, const Value& container) {
     return container.text.find(item.text) != std::string::npos;
   }
   if (container.is(Type::kList)) {
-    return std::find(container.list->begin(), container.list->end(), item) !=
-           container.list->end();
+    return std::find(container.list->begin(), container.list->end(), item) != container.list->end();
   }
   if (container.is(Type::kDict)) {
     return item.is(Type::kString) && container.dict->count(item.text) > 0;
@@ -182,8 +181,8 @@ bool Value::truth() const {
 }
 
 bool Value::operator==(const Value& other) const {
-  const bool numbers = (is(Type::kBool) || is(Type::kNumber)) &&
-                       (other.is(Type::kBool) || other.is(Type::kNumber));
+  const bool numbers =
+      (is(Type::kBool) || is(Type::kNumber)) && (other.is(Type::kBool) || other.is(Type::kNumber));
   if (numbers) return number == other.number;
   if (type != other.type) return false;
   switch (type) {
@@ -279,8 +278,7 @@ Result<Value> apply_filter(std::string_view name, const Value& value,
   return refuse("filter", name);
 }
 
-Result<bool> apply_test(std::string_view name, const Value& value,
-                        const std::vector<Value>& args) {
+Result<bool> apply_test(std::string_view name, const Value& value, const std::vector<Value>& args) {
   if (args.empty()) {
     if (name == "defined") return !value.is(Type::kUndefined);
     if (name == "undefined") return value.is(Type::kUndefined);
@@ -296,7 +294,8 @@ Result<bool> apply_test(std::string_view name, const Value& value,
       return value.is(Type::kString) || value.is(Type::kList) || value.is(Type::kDict);
     }
   }
-  if (args.size() == 1 && (name == "eq" || name == "equalto" || name == "==")) return value == args[0];
+  if (args.size() == 1 && (name == "eq" || name == "equalto" || name == "=="))
+    return value == args[0];
   return refuse("test", name);
 }
 

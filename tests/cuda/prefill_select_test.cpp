@@ -1,11 +1,10 @@
-#include "cuda/attention/sm90/prefill/select.h"
-
 #include <gtest/gtest.h>
 
 #include <limits>
 #include <set>
 
 #include "cuda/attention/sm90/prefill/kernel_params.cuh"
+#include "cuda/attention/sm90/prefill/select.h"
 
 namespace kv8::sm90 {
 namespace {
@@ -130,7 +129,8 @@ TEST(FastDivisor, AgreesWithDivision) {
       ASSERT_EQ(divisor.divide(static_cast<int>(n)), static_cast<int>(n / d)) << n << " / " << d;
     };
     for (std::int64_t n = 0; n < 3000; ++n) check(n);
-    for (std::int64_t multiple = d; multiple <= INT32_MAX; multiple += std::max<std::int64_t>(d, 99991) / d * d) {
+    for (std::int64_t multiple = d; multiple <= INT32_MAX;
+         multiple += std::max<std::int64_t>(d, 99991) / d * d) {
       check(multiple - 1);
       check(multiple);
       check(multiple + 1);

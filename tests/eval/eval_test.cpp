@@ -76,6 +76,9 @@ TEST_F(EvalTest, PerplexityIsThatOfEveryWindow) {
     count += static_cast<std::int64_t>(window.size()) - 1;
   }
   EXPECT_EQ(result.num_tokens, count);
+  // 3 layers, K and V of 2 heads of 32.
+  EXPECT_EQ(result.kv_bytes_per_token_fp16, 3 * 2 * 2 * 32 * 2);
+  EXPECT_EQ(result.kv_bytes_per_token_fp8, 3 * 2 * 2 * 32);
   EXPECT_NEAR(result.perplexity_fp16, std::exp(fp16 / static_cast<double>(count)),
               1e-4 * result.perplexity_fp16);
   EXPECT_NEAR(result.perplexity_fp8, std::exp(fp8 / static_cast<double>(count)),

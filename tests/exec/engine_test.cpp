@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <functional>
+#include <ostream>
 
 #include "base/json.h"
 #include "exec/exec_testing.h"
@@ -42,6 +43,11 @@ struct Source {
   std::string model;
   bool fp8;
 };
+
+// Without this, GoogleTest prints the bytes.
+void PrintTo(const Source& value, std::ostream* out) {
+  *out << value.model << (value.fp8 ? ", FP8" : ", FP16");
+}
 
 class EngineFolder : public ::testing::TestWithParam<Source> {};
 

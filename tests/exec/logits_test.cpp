@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <memory>
-#include <numeric>
+#include <ostream>
 #include <random>
 
 #include "base/json.h"
@@ -153,6 +153,10 @@ std::vector<std::vector<float>> run_pieces(Fixture& f, const std::vector<GoldenP
 struct Case {
   std::string model, backend;
 };
+// Without this, GoogleTest prints the bytes.
+void PrintTo(const Case& value, std::ostream* out) {
+  *out << value.model << " on " << value.backend;
+}
 
 std::vector<Case> all_cases() {
   std::vector<Case> cases;

@@ -51,26 +51,47 @@ std::vector<Conversation> golden_conversations(KvPool& pool) {
   return conversations;
 }
 
-/// The 64 best logits of the reference, the norm of the difference over that of all logits.
+/// Rounding K and V to FP16 changes a prompt's logits by 0.4e-3 to 2.1e-3 of their norm in PyTorch
+/// already, by which rounding ties fall where: one prompt may be off by twice that, all together
+/// by 2e-3.
+constexpr double kOnePrompt = 4e-3, kAllPrompts = 2e-3;
+
+struct ErrorSum {
+  double squares = 0, norms = 0;
+  void add(double square, double norm, std::size_t prompt) {
+    EXPECT_LT(std::sqrt(square) / norm, kOnePrompt) << "prompt " << prompt;
+    squares += square;
+    norms += norm * norm;
+  }
+  double relative() const { return std::sqrt(squares / norms); }
+};
+
+/// Compares the 64 best logits of every prompt, and all logits of the first three.
 void expect_prompt_logits(const std::vector<float>& logits, std::size_t vocab, std::size_t count) {
   const auto golden =
       io::SafetensorsFile::open(test_data() / "golden" / "smollm2_logits.safetensors").value();
   const std::vector<float> top = to_float(golden.tensor("top_logits").value()).value();
   const std::vector<float> norms = to_float(golden.tensor("norms").value()).value();
   const std::vector<float> full = to_float(golden.tensor("full_logits_0_to_2").value()).value();
-  const auto* ids = golden.tensor("top_ids").value().data<std::int32_t>();
+  const TensorView ids = golden.tensor("top_ids").value();
+  const auto squared_difference = [](float a, float b) { return std::pow(double{a} - b, 2); };
+  ErrorSum best, all;
   for (std::size_t n = 0; n < count; ++n) {
-    double difference = 0, all = 0;
-    for (std::size_t i = 0; i < 64; ++i) {
-      const float found = logits[n * vocab + static_cast<std::size_t>(ids[n * 64 + i])];
-      difference += std::pow(double{found} - top[n * 64 + i], 2);
+    double square = 0;
+    for (std::size_t i = n * 64; i < (n + 1) * 64; ++i) {
+      const auto id = static_cast<std::size_t>(ids.data<std::int32_t>()[i]);
+      square += squared_difference(logits[n * vocab + id], top[i]);
     }
-    EXPECT_LT(std::sqrt(difference) / norms[n], 2e-3) << "prompt " << n;
-    for (std::size_t i = 0; n < 3 && i < vocab; ++i) {
-      all += std::pow(double{logits[n * vocab + i]} - full[n * vocab + i], 2);
+    best.add(square, norms[n], n);
+    if ((n + 1) * vocab > full.size()) continue;
+    square = 0;
+    for (std::size_t i = n * vocab; i < (n + 1) * vocab; ++i) {
+      square += squared_difference(logits[i], full[i]);
     }
-    EXPECT_LT(std::sqrt(all) / norms[n], 2e-3) << "prompt " << n;
+    all.add(square, norms[n], n);
   }
+  EXPECT_LT(best.relative(), kAllPrompts);
+  EXPECT_LT(all.relative(), kAllPrompts);
 }
 
 std::int32_t best(const float* logits, std::size_t vocab) {

@@ -240,7 +240,7 @@ TEST(Generate, OneBadRequestLeavesTheOthersAnswered) {
 TEST(Generate, StopsWhereTheCapacityEnds) {
   const TinyModel model("qwen3");
   RunnerSetup setup;
-  setup.builder.max_kv_cache_capacity = 80;
+  setup.builder.max_kv_cache_capacity = setup.builder.max_input_len = 80;
   const auto runner = make_runner(model.dir(), setup);
   Request request = greedy_request(std::string(50, 'a'), 1000);
   request.apply_chat_template = false;
@@ -255,6 +255,7 @@ TEST(Generate, AFullPoolMakesRequestsWaitNotFail) {
   RunnerSetup roomy, tight;
   roomy.builder.max_batch_size = tight.builder.max_batch_size = 8;
   roomy.builder.max_kv_cache_capacity = tight.builder.max_kv_cache_capacity = 256;
+  roomy.builder.max_input_len = tight.builder.max_input_len = 256;
   const auto wide = make_runner(model.dir(), roomy);
   tight.builder.kv_cache_memory = 4 * kPageTokens * wide->profile().kv_bytes_per_token + 100;
   const auto narrow = make_runner(model.dir(), tight);

@@ -37,7 +37,9 @@ std::unique_ptr<Runner> make_runner(const std::filesystem::path& checkpoint_dir,
                                     const RunnerSetup& setup) {
   RunnerParts parts{exec::Engine::from_checkpoint(checkpoint_dir, setup.fp8, setup.builder).value(),
                     nullptr, text::Tokenizer::load(checkpoint_dir).value(), tiny_chat_template()};
-  parts.backend = parts.engine->open_backend(pool_pages(*parts.engine).value(), 256, 1).value();
+  const auto pages =
+      exec::kv_pool_pages(parts.engine->config().builder, parts.engine->plan()).value();
+  parts.backend = parts.engine->open_backend(pages, 256, 1).value();
   if (setup.wrap) parts.backend = setup.wrap(std::move(parts.backend));
   return Runner::create(std::move(parts), setup.options);
 }

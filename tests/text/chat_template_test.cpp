@@ -128,10 +128,11 @@ TEST(ChatTemplate, FoldersWithoutATemplate) {
   EXPECT_EQ(process_chat_template(dir.path()).error().code, ErrorCode::kNotFound);
   ASSERT_TRUE(write_text_file(config, R"({"bos_token": null})").ok());
   EXPECT_EQ(process_chat_template(dir.path()).error().code, ErrorCode::kNotFound);
-  const std::string chatml = golden("chat_templates.json")["families"]["chatml_plain"]
-                                   ["chat_template"].get<std::string>();
-  const Json list = {{"chat_template", {{{"name", "other"}, {"template", "x"}},
-                                        {{"name", "default"}, {"template", chatml}}}}};
+  const std::string chatml =
+      golden("chat_templates.json")["families"]["chatml_plain"]["chat_template"].get<std::string>();
+  const Json list = {
+      {"chat_template",
+       {{{"name", "other"}, {"template", "x"}}, {{"name", "default"}, {"template", chatml}}}}};
   ASSERT_TRUE(write_text_file(config, list.dump()).ok());
   EXPECT_EQ(process_chat_template(dir.path()).value().user.prefix, "<|im_start|>user\n");
   ASSERT_TRUE(write_text_file(dir.path() / "chat_template.jinja", "{{ 1 }}").ok());

@@ -32,7 +32,8 @@ std::string random_bytes(std::mt19937& random, std::size_t size) {
 TEST(Robustness, RandomBytesGoThere) {
   std::mt19937 random(7);
   for (const char* kind : kKinds) {
-    const Tokenizer tokenizer = Tokenizer::load(data_path(std::string("tokenizers/") + kind)).value();
+    const Tokenizer tokenizer =
+        Tokenizer::load(data_path(std::string("tokenizers/") + kind)).value();
     const bool byte_level = tokenizer.token_id("\xC4\xA0") >= 0;  // Ġ
     for (int round = 0; round < 300; ++round) {
       const std::string bytes = random_bytes(random, random() % 200);
@@ -54,7 +55,8 @@ TEST(Robustness, RandomBytesGoThere) {
 TEST(Robustness, RandomIdsStreamAsTheyDecode) {
   std::mt19937 random(8);
   for (const char* kind : kKinds) {
-    const Tokenizer tokenizer = Tokenizer::load(data_path(std::string("tokenizers/") + kind)).value();
+    const Tokenizer tokenizer =
+        Tokenizer::load(data_path(std::string("tokenizers/") + kind)).value();
     for (int round = 0; round < 300; ++round) {
       std::vector<TokenId> ids;
       for (std::size_t i = random() % 30; i > 0; --i) {
@@ -125,13 +127,15 @@ TEST(Robustness, LongMonotonousTextsTakeNoLongerThanOthers) {
   constexpr std::size_t kSize = 300'000;
   std::string marks = "a";
   for (std::size_t i = 0; i < kSize / 4; ++i) marks += "\xCC\x81\xCC\xA3";  // acute, dot below
-  const std::string texts[] = {std::string(kSize, 'a'), std::string(kSize, ' '),
-                               std::string(kSize, '\n'), std::string(kSize, '7'),
+  const std::string texts[] = {std::string(kSize, 'a'),    std::string(kSize, ' '),
+                               std::string(kSize, '\n'),   std::string(kSize, '7'),
                                std::string(kSize, '\xFF'), marks};
   for (const char* kind : kKinds) {
-    const Tokenizer tokenizer = Tokenizer::load(data_path(std::string("tokenizers/") + kind)).value();
+    const Tokenizer tokenizer =
+        Tokenizer::load(data_path(std::string("tokenizers/") + kind)).value();
     for (const std::string& text : texts) {
-      EXPECT_LT(seconds_of([&] { tokenizer.encode(text, false); }), 20.0) << kind << text.substr(0, 4);
+      EXPECT_LT(seconds_of([&] { tokenizer.encode(text, false); }), 20.0)
+          << kind << text.substr(0, 4);
     }
   }
 }
@@ -154,22 +158,36 @@ TEST(Robustness, HostileTemplatesEnd) {
       nested(90, "{% for i in range(10000) %}", "{% endfor %}"),
       sum + " }}",
       "{% set x = 'aaaaaaaa' %}{% for i in range(100) %}{% set x = x %}{{ x + x }}{% endfor %}",
-      "{% set n = namespace(x='aaaaaaaa') %}{% for i in range(100) %}{% set n.x = n.x + n.x %}{% endfor %}",
+      "{% set n = namespace(x='aaaaaaaa') %}{% for i in range(100) %}{% set n.x = n.x + n.x %}{% "
+      "endfor %}",
       "{% set n = namespace() %}{% set n.x = [n] %}",
       "{% set n = namespace(x=[]) %}{% for i in range(9000) %}{% set n.x = [n.x] %}{% endfor %}",
       "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
       "{% macro f(a) %}{{ f(a + a) }}{% endmacro %}{{ f('aaaaaaaa') }}",
-      "{{ 9999999999999999999999 }}", "{{ 999999999999 * 999999999999 * 999999999999 }}",
-      "{{ -(-999999999999) % 0 }}", "{{ messages[99999999999] }}", "{{ messages[:-5][2:1] }}",
+      "{{ 9999999999999999999999 }}",
+      "{{ 999999999999 * 999999999999 * 999999999999 }}",
+      "{{ -(-999999999999) % 0 }}",
+      "{{ messages[99999999999] }}",
+      "{{ messages[:-5][2:1] }}",
       "{% for x in range(-9223372036854, 9223372036854) %}{% endfor %}",
-      "{{", "{%", "{#", "{{ '", "{% if %}", "{% endif %}", "{% else %}", "{{ } }}", "{{ a. }}"};
+      "{{",
+      "{%",
+      "{#",
+      "{{ '",
+      "{% if %}",
+      "{% endif %}",
+      "{% else %}",
+      "{{ } }}",
+      "{{ a. }}"};
   for (const std::string& source : sources) {
     SCOPED_TRACE(source.substr(0, 60));
     EXPECT_LT(seconds_of([&] {
-      const auto processed = process_chat_template_source(source, "<s>", "</s>", "hostile.jinja");
-      ASSERT_FALSE(processed.ok());
-      EXPECT_THAT(processed.error().message, HasSubstr("hostile.jinja"));
-    }), 20.0);
+                const auto processed =
+                    process_chat_template_source(source, "<s>", "</s>", "hostile.jinja");
+                ASSERT_FALSE(processed.ok());
+                EXPECT_THAT(processed.error().message, HasSubstr("hostile.jinja"));
+              }),
+              20.0);
   }
 }
 

@@ -24,9 +24,9 @@ inline Json golden(const std::string& name) {
 /// The folder with SmolLM2's tokenizer, if this machine has it.
 inline std::optional<std::filesystem::path> smollm2_dir() {
   const char* named = std::getenv("KV8_SMOLLM2_DIR");
-  const std::filesystem::path dir =
-      named != nullptr ? std::filesystem::path(named)
-                       : std::filesystem::path(KV8_SOURCE_DIR) / "build/models/SmolLM2-135M-Instruct";
+  const std::filesystem::path dir = named != nullptr ? std::filesystem::path(named)
+                                                     : std::filesystem::path(KV8_SOURCE_DIR) /
+                                                           "build/models/SmolLM2-135M-Instruct";
   if (!std::filesystem::exists(dir / "tokenizer.json")) return std::nullopt;
   return dir;
 }

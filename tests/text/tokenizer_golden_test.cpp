@@ -91,7 +91,8 @@ INSTANTIATE_TEST_SUITE_P(Kinds, TokenizerGolden,
                          [](const auto& info) { return info.param; });
 
 TEST(Utf8, RepairsAsPythonDoes) {
-  for (const Json& expected : golden("utf8_repair.json")["cases"]) {
+  const Json all = golden("utf8_repair.json");
+  for (const Json& expected : all["cases"]) {
     const auto hex = expected["hex"].get<std::string>();
     std::string bytes;
     for (std::size_t i = 0; i < hex.size(); i += 2) {

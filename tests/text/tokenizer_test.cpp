@@ -1,5 +1,5 @@
-// Small tokenizer files written here: what is refused, and rules that the golden files do not reach.
-// The expected ids and texts are those of Hugging Face tokenizers 0.23.
+// Small tokenizer files written here: what is refused, and rules that the golden files do not
+// reach. The expected ids and texts are those of Hugging Face tokenizers 0.23.
 #include "text/tokenizer.h"
 
 #include <gmock/gmock.h>
@@ -56,8 +56,10 @@ TEST(Tokenizer, MergesByRankAndFallsBackToBytes) {
 
 TEST(Tokenizer, MetaspacePrependSchemes) {
   const auto metaspace = [](const char* scheme, bool split) {
-    return with("/pre_tokenizer", {{"type", "Metaspace"}, {"replacement", "▁"},
-                                   {"prepend_scheme", scheme}, {"split", split}});
+    return with("/pre_tokenizer", {{"type", "Metaspace"},
+                                   {"replacement", "▁"},
+                                   {"prepend_scheme", scheme},
+                                   {"split", split}});
   };
   EXPECT_THAT(ids(metaspace("always", true), "a a"), ElementsAre(9, 9));
   EXPECT_THAT(ids(metaspace("never", true), "a a"), ElementsAre(0, 9));
@@ -88,9 +90,8 @@ TEST(Tokenizer, AddedTokens) {
 }
 
 TEST(Tokenizer, TemplatesAddTokensAroundTheText) {
-  const Json json = with(
-      "/post_processor",
-      Json::parse(R"({"type": "Sequence", "processors": [{"type": "ByteLevel"},
+  const Json json = with("/post_processor",
+                         Json::parse(R"({"type": "Sequence", "processors": [{"type": "ByteLevel"},
         {"type": "TemplateProcessing", "pair": [],
          "single": [{"SpecialToken": {"id": "x", "type_id": 0}}, {"Sequence": {"id": "A"}},
                     {"SpecialToken": {"id": "y"}}],
@@ -131,9 +132,10 @@ TEST(Tokenizer, BadFilesGetOneClearLine) {
   EXPECT_THAT(refusal(with("/added_tokens", {{{"id", 0}, {"content", "x"}}})), HasSubstr("`x`"));
   EXPECT_THAT(refusal(with("/added_tokens", {{{"id", 5000000000}, {"content", "x"}}})),
               HasSubstr("`id`"));
-  EXPECT_THAT(refusal(with("/pre_tokenizer", {{"type", "Split"}, {"pattern", {{"Regex", "("}}},
-                                              {"behavior", "Isolated"}})),
-              HasSubstr("regular expression"));
+  EXPECT_THAT(
+      refusal(with("/pre_tokenizer",
+                   {{"type", "Split"}, {"pattern", {{"Regex", "("}}}, {"behavior", "Isolated"}})),
+      HasSubstr("regular expression"));
   EXPECT_THAT(Tokenizer::parse("{\n\"a\": x}", "t.json").error().message,
               HasSubstr("t.json: line 2, column 6"));
   EXPECT_THAT(Tokenizer::parse(std::string(100, '['), "t.json").error().message,
@@ -161,7 +163,9 @@ TEST(StreamDecoder, HoldsByteTokensUntilTheirRunEnds) {
   EXPECT_EQ(stream.push(0), "a");
   EXPECT_EQ(stream.push(7), "");
   EXPECT_EQ(stream.push(8), "");
-  EXPECT_EQ(stream.push(1), "\xC3\xA9" "b");
+  EXPECT_EQ(stream.push(1),
+            "\xC3\xA9"
+            "b");
   EXPECT_EQ(stream.push(7), "");
   EXPECT_EQ(stream.finish(), "\xEF\xBF\xBD");
   EXPECT_EQ(stream.push(0), "a");
@@ -188,7 +192,7 @@ TEST(Pattern, FollowsOniguruma) {
     }
     return found;
   };
-  EXPECT_TRUE(matches(R"(\s)", "\xE1\xA0\x8E").empty());           // U+180E is no white space
+  EXPECT_TRUE(matches(R"(\s)", "\xE1\xA0\x8E").empty());  // U+180E is no white space
   EXPECT_THAT(matches(R"(\s)", "\xC2\x85"), ElementsAre("\xC2\x85"));
   EXPECT_THAT(matches(R"(\w+)", "e\xCC\x81 \xC2\xB2"), ElementsAre("e\xCC\x81", "\xC2\xB2"));
   EXPECT_THAT(matches(R"([^\S\n]+)", " \t\n "), ElementsAre(" \t", " "));

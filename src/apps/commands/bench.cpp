@@ -49,6 +49,8 @@ void add_bench(CLI::App& parent, Action& action) {
   define_model(
       *app->add_subcommand("model", "Prefill and decode of a whole model, FP16 against FP8 KV"),
       action);
+  define_bench_fmha(
+      *app->add_subcommand("fmha", "Prefill attention on a Hopper GPU, FP16 against FP8"), action);
 }
 
 }  // namespace kv8::apps

@@ -1,7 +1,6 @@
-#include "cuda/testing/ceiling_kernels.h"
-
 #include "cuda/ptx/mbarrier.cuh"
 #include "cuda/ptx/wgmma.cuh"
+#include "cuda/testing/ceiling_kernels.h"
 
 namespace kv8::cuda_testing {
 namespace {
@@ -32,8 +31,7 @@ __global__ void __launch_bounds__(256, 1)
   ptx::fence_async_shared();
   __syncthreads();
   const std::uint32_t base = ptx::shared_address(shared);
-  const std::uint64_t a =
-      ptx::k_major_descriptor<128>(base + threadIdx.x / 128 * (kTileBytes / 2));
+  const std::uint64_t a = ptx::k_major_descriptor<128>(base + threadIdx.x / 128 * (kTileBytes / 2));
   const std::uint64_t b = ptx::k_major_descriptor<128>(base + kTileBytes);
   float sum[64];
 #pragma unroll

@@ -61,7 +61,8 @@ Result<GpuTimer> GpuTimer::create() {
   GpuTimer timer;
   Impl& t = *timer.impl_;
   KV8_TRY(cuda_ok(cudaMalloc(&t.flush, kFlushBytes), "allocation"));
-  KV8_TRY(cuda_ok(cudaMalloc(reinterpret_cast<void**>(&t.clock), 2 * sizeof(std::uint64_t)), "allocation"));
+  KV8_TRY(cuda_ok(cudaMalloc(reinterpret_cast<void**>(&t.clock), 2 * sizeof(std::uint64_t)),
+                  "allocation"));
   KV8_TRY(cuda_ok(cudaEventCreate(&t.begin), "event"));
   KV8_TRY(cuda_ok(cudaEventCreate(&t.end), "event"));
   return timer;
@@ -79,7 +80,8 @@ Result<double> GpuTimer::time_cold(const std::function<Status()>& launch) {
   return milliseconds * 1000.0;
 }
 
-Status GpuTimer::run_for(double milliseconds, const std::vector<std::function<Status()>>& launches) {
+Status GpuTimer::run_for(double milliseconds,
+                         const std::vector<std::function<Status()>>& launches) {
   using Clock = std::chrono::steady_clock;
   const auto end = Clock::now() + std::chrono::duration<double, std::milli>(milliseconds);
   while (Clock::now() < end) {

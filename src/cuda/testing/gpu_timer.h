@@ -22,7 +22,8 @@ class GpuTimer {
   GpuTimer(GpuTimer&&) noexcept;
   ~GpuTimer();
 
-  /// Time of one launch in microseconds, after 256 MiB were written so that L2 holds nothing useful.
+  /// Time of one launch in microseconds, after 256 MiB were written so that L2 holds nothing
+  /// useful.
   Result<double> time_cold(const std::function<Status()>& launch);
   /// Runs `launches` in turn, without events, for about `milliseconds`.
   Status run_for(double milliseconds, const std::vector<std::function<Status()>>& launches);
@@ -35,8 +36,8 @@ class GpuTimer {
   std::unique_ptr<Impl> impl_;
 };
 
-/// Highest rate of FP8 wgmma (m64n128k32, operands in shared memory, two warpgroups an SM) that this
-/// GPU reaches on random data, TFLOP/s.
+/// Highest rate of FP8 wgmma (m64n128k32, operands in shared memory, two warpgroups an SM) that
+/// this GPU reaches on random data, TFLOP/s.
 Result<double> wgmma_fp8_ceiling_tflops();
 
 }  // namespace kv8::cuda_testing

@@ -1,14 +1,15 @@
+#include "cuda/testing/prefill_problem.h"
+
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
 #include <algorithm>
-#include <numeric>
 #include <cmath>
+#include <numeric>
 #include <random>
 #include <utility>
 
-#include "cuda/testing/prefill_problem.h"
 #include "ops/kv_layout.h"
 
 namespace kv8::cuda_testing {
@@ -40,9 +41,9 @@ class DeviceBuffer {
   template <class T>
   static Result<DeviceBuffer> upload(const std::vector<T>& values) {
     DeviceBuffer buffer = KV8_TRY(allocate(values.size() * sizeof(T)));
-    KV8_TRY(cuda_ok(cudaMemcpy(buffer.data_, values.data(), values.size() * sizeof(T),
-                               cudaMemcpyHostToDevice),
-                    "upload"));
+    KV8_TRY(cuda_ok(
+        cudaMemcpy(buffer.data_, values.data(), values.size() * sizeof(T), cudaMemcpyHostToDevice),
+        "upload"));
     return buffer;
   }
   template <class T>
@@ -60,19 +61,25 @@ struct Ranges {
 };
 Ranges ranges_of(Pattern pattern) {
   switch (pattern) {
-    case Pattern::kFlat: return {1.4f, 5.6f, 5.6f};
-    case Pattern::kSink: return {3.5f, 5.6f, 5.6f};
-    case Pattern::kOneHot: return {17.0f, 17.0f, 5.6f};
-    case Pattern::kOffsetKeys: return {5.6f, 9.6f, 5.6f};
-    case Pattern::kFarBelow: return {5.6f, 5.6f, 5.6f};
-    default: return {5.6f, 5.6f, 5.6f};
+    case Pattern::kFlat:
+      return {1.4f, 5.6f, 5.6f};
+    case Pattern::kSink:
+      return {3.5f, 5.6f, 5.6f};
+    case Pattern::kOneHot:
+      return {17.0f, 17.0f, 5.6f};
+    case Pattern::kOffsetKeys:
+      return {5.6f, 9.6f, 5.6f};
+    case Pattern::kFarBelow:
+      return {5.6f, 5.6f, 5.6f};
+    default:
+      return {5.6f, 5.6f, 5.6f};
   }
 }
 
 }  // namespace
 
 std::string to_string(Pattern pattern) {
-  const char* names[kNumPatterns] = {"normal", "flat", "sink", "one-hot", "equal-keys",
+  const char* names[kNumPatterns] = {"normal",      "flat",  "sink",      "one-hot",  "equal-keys",
                                      "offset-keys", "zeros", "saturated", "far-below"};
   return names[static_cast<int>(pattern)];
 }
@@ -160,7 +167,8 @@ Result<PrefillProblem> PrefillProblem::create(const PrefillProblemSpec& spec) {
   const Ranges ranges = ranges_of(spec.pattern);
   std::vector<float> scales;
   const int scale_count = spec.scale_per_head ? spec.num_kv_heads : 1;
-  for (float amax : {ranges.q / spec.qk_code_amax, ranges.k / spec.qk_code_amax, ranges.v / 448.0f}) {
+  for (float amax :
+       {ranges.q / spec.qk_code_amax, ranges.k / spec.qk_code_amax, ranges.v / 448.0f}) {
     for (int h = 0; h < scale_count; ++h) {
       scales.push_back(spec.kv_type == KvType::kE4m3 ? amax * (1.0f + 0.1f * (h % 5)) : 1.0f);
     }
@@ -222,9 +230,9 @@ Status PrefillProblem::poison_output() {
 
 Result<std::vector<std::uint16_t>> PrefillProblem::output() const {
   std::vector<std::uint16_t> words(impl_->out_elements);
-  KV8_TRY(cuda_ok(cudaMemcpy(words.data(), impl_->out.as<void>(), words.size() * 2,
-                             cudaMemcpyDeviceToHost),
-                  "reading the output"));
+  KV8_TRY(cuda_ok(
+      cudaMemcpy(words.data(), impl_->out.as<void>(), words.size() * 2, cudaMemcpyDeviceToHost),
+      "reading the output"));
   return words;
 }
 
@@ -242,9 +250,10 @@ Result<PrefillError> PrefillProblem::compare(int max_rows) const {
       if (std::int64_t{rows} * spec.num_heads <= wanted) row = i / spec.num_heads % rows;
       if (i == 0) row = rows - 1;
       if (i == 1) row = 0;
-      samples.push_back({b, row, std::int64_t{rows} * spec.num_heads <= wanted
-                                     ? i % spec.num_heads
-                                     : static_cast<int>(random() % spec.num_heads)});
+      samples.push_back({b, row,
+                         std::int64_t{rows} * spec.num_heads <= wanted
+                             ? i % spec.num_heads
+                             : static_cast<int>(random() % spec.num_heads)});
     }
   }
   PrefillError error;

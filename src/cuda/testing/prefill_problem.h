@@ -36,9 +36,9 @@ struct PrefillProblemSpec {
 
 /// How far sampled rows of the output are from the reference.
 struct PrefillError {
-  double relative = 0.0;      ///< ||out - ref|| / ||ref|| over all sampled rows
-  double worst_row = 0.0;     ///< the same of the worst single row, against the RMS row norm
-  std::int64_t rows = 0;      ///< rows compared
+  double relative = 0.0;        ///< ||out - ref|| / ||ref|| over all sampled rows
+  double worst_row = 0.0;       ///< the same of the worst single row, against the RMS row norm
+  std::int64_t rows = 0;        ///< rows compared
   std::int64_t not_finite = 0;  ///< elements that are NaN or infinite: counts as failure
 };
 

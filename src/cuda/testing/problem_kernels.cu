@@ -15,7 +15,8 @@ __device__ std::uint64_t mix(std::uint64_t x) {
   return x ^ (x >> 31);
 }
 __device__ float normal(std::uint64_t index, std::uint32_t stream) {
-  const std::uint64_t bits = mix((index + 1) * 0x9E3779B97F4A7C15ull + stream * 0xD1B54A32D192ED03ull);
+  const std::uint64_t bits =
+      mix((index + 1) * 0x9E3779B97F4A7C15ull + stream * 0xD1B54A32D192ED03ull);
   const float u = (static_cast<float>(bits >> 40) + 1.0f) * (1.0f / 16777216.0f);
   const float angle = static_cast<float>(bits & 0xffffff) * (1.0f / 16777216.0f);
   return sqrtf(-2.0f * logf(fminf(u, 1.0f))) * cospif(2.0f * angle);
@@ -27,14 +28,22 @@ __device__ float key_value(const View& w, int b, int token, int head, int dim) {
       ((std::uint64_t(b) * 1048576 + token) * w.num_kv_heads + head) * w.head_dim + dim;
   const float x = normal(at, 3 * w.seed + 1);
   switch (w.pattern) {
-    case Pattern::kSink: return token == 0 ? 3.0f : x;
-    case Pattern::kOneHot: return 3.0f * x;
-    case Pattern::kEqualKeys: return normal(dim, 77);
-    case Pattern::kOffsetKeys: return x + 4.0f;
-    case Pattern::kZeros: return 0.0f;
-    case Pattern::kSaturated: return x > 0 ? 5.6f : -5.6f;
-    case Pattern::kFarBelow: return token % 97 == 0 ? 1.0f + 0.05f * x : -5.0f;
-    default: return x;
+    case Pattern::kSink:
+      return token == 0 ? 3.0f : x;
+    case Pattern::kOneHot:
+      return 3.0f * x;
+    case Pattern::kEqualKeys:
+      return normal(dim, 77);
+    case Pattern::kOffsetKeys:
+      return x + 4.0f;
+    case Pattern::kZeros:
+      return 0.0f;
+    case Pattern::kSaturated:
+      return x > 0 ? 5.6f : -5.6f;
+    case Pattern::kFarBelow:
+      return token % 97 == 0 ? 1.0f + 0.05f * x : -5.0f;
+    default:
+      return x;
   }
 }
 __device__ float value_value(const View& w, int b, int token, int head, int dim) {
@@ -42,11 +51,16 @@ __device__ float value_value(const View& w, int b, int token, int head, int dim)
       ((std::uint64_t(b) * 1048576 + token) * w.num_kv_heads + head) * w.head_dim + dim;
   const float x = normal(at, 3 * w.seed + 2);
   switch (w.pattern) {
-    case Pattern::kFlat: return fabsf(x);
-    case Pattern::kSink: return token == 0 ? 0.01f * x : x;
-    case Pattern::kZeros: return 0.0f;
-    case Pattern::kSaturated: return x > 0 ? 5.6f : -5.6f;
-    default: return x;
+    case Pattern::kFlat:
+      return fabsf(x);
+    case Pattern::kSink:
+      return token == 0 ? 0.01f * x : x;
+    case Pattern::kZeros:
+      return 0.0f;
+    case Pattern::kSaturated:
+      return x > 0 ? 5.6f : -5.6f;
+    default:
+      return x;
   }
 }
 /// `token` is the row's own position in the sequence, `head` a query head of KV head `kv_head`.
@@ -55,26 +69,35 @@ __device__ float query_value(const View& w, int b, int token, int head, int kv_h
       ((std::uint64_t(b) * 1048576 + token) * w.num_heads + head) * w.head_dim + dim;
   const float x = normal(at, 3 * w.seed + 3);
   switch (w.pattern) {
-    case Pattern::kFlat: return 0.25f * x;
-    case Pattern::kSink: return 0.5f * x + 0.5f;
-    case Pattern::kOneHot: return key_value(w, b, token < 0 ? 0 : token, kv_head, dim);
-    case Pattern::kZeros: return 0.0f;
-    case Pattern::kSaturated: return x > 0 ? 5.6f : -5.6f;
-    case Pattern::kFarBelow: return 4.0f + 0.25f * x;
-    default: return x;
+    case Pattern::kFlat:
+      return 0.25f * x;
+    case Pattern::kSink:
+      return 0.5f * x + 0.5f;
+    case Pattern::kOneHot:
+      return key_value(w, b, token < 0 ? 0 : token, kv_head, dim);
+    case Pattern::kZeros:
+      return 0.0f;
+    case Pattern::kSaturated:
+      return x > 0 ? 5.6f : -5.6f;
+    case Pattern::kFarBelow:
+      return 4.0f + 0.25f * x;
+    default:
+      return x;
   }
 }
 
 __device__ void store_element(void* base, int kv_type, std::int64_t at, float x, float scale) {
   if (kv_type == 0) {
-    static_cast<std::uint8_t*>(base)[at] = __nv_cvt_float_to_fp8(x / scale, __NV_SATFINITE, __NV_E4M3);
+    static_cast<std::uint8_t*>(base)[at] =
+        __nv_cvt_float_to_fp8(x / scale, __NV_SATFINITE, __NV_E4M3);
   } else {
     static_cast<__half*>(base)[at] = __float2half_rn(fminf(fmaxf(x, -8.0f), 8.0f));
   }
 }
 __device__ double load_element(const void* base, int kv_type, std::int64_t at, double scale) {
   if (kv_type != 0) return __half2float(static_cast<const __half*>(base)[at]);
-  const __half_raw raw = __nv_cvt_fp8_to_halfraw(static_cast<const std::uint8_t*>(base)[at], __NV_E4M3);
+  const __half_raw raw =
+      __nv_cvt_fp8_to_halfraw(static_cast<const std::uint8_t*>(base)[at], __NV_E4M3);
   return double{__half2float(__half(raw))} * scale;
 }
 
@@ -140,7 +163,8 @@ __global__ void reference_rows(View w, const Sample* samples, double* out) {
   const auto logit = [&](int token) {
     const std::int64_t at = layout.k_offset(page_of(token), kv_head, token % kPageTokens, 0);
     double sum = 0;
-    for (int d = 0; d < w.head_dim; ++d) sum += query[d] * load_element(w.k, w.kv_type, at + d, k_scale);
+    for (int d = 0; d < w.head_dim; ++d)
+      sum += query[d] * load_element(w.k, w.kv_type, at + d, k_scale);
     return sum * w.softmax_scale;
   };
   const auto reduce = [&](double x, auto combine) {

@@ -7,15 +7,15 @@ namespace kv8::cuda_testing {
 
 /// What the inputs are like. Random normals alone flatter a kernel.
 enum class Pattern {
-  kNormal,     ///< Q, K, V standard normal
-  kFlat,       ///< weak logits, positive V: accumulators that truncate show here
-  kSink,       ///< the first token attracts most of the attention, its V is small
-  kOneHot,     ///< query i points at key i: logits in the hundreds, one key takes all
-  kEqualKeys,  ///< all keys the same: uniform attention
-  kOffsetKeys, ///< a large constant in every key channel
-  kZeros,      ///< all zero
-  kSaturated,  ///< every element at plus or minus the largest code
-  kFarBelow,   ///< all but every 97th key score hundreds below the rest
+  kNormal,      ///< Q, K, V standard normal
+  kFlat,        ///< weak logits, positive V: accumulators that truncate show here
+  kSink,        ///< the first token attracts most of the attention, its V is small
+  kOneHot,      ///< query i points at key i: logits in the hundreds, one key takes all
+  kEqualKeys,   ///< all keys the same: uniform attention
+  kOffsetKeys,  ///< a large constant in every key channel
+  kZeros,       ///< all zero
+  kSaturated,   ///< every element at plus or minus the largest code
+  kFarBelow,    ///< all but every 97th key score hundreds below the rest
 };
 /// What a filling or reference kernel must know.
 struct View {

@@ -7,7 +7,7 @@
 
 namespace kv8::sm90 {
 
-inline constexpr int kPageRows = 64;  ///< tokens of a cache page
+inline constexpr int kPageRows = 64;   ///< tokens of a cache page
 inline constexpr int kGroupRows = 64;  ///< query rows of one warpgroup: M of a wgmma
 
 /// What one query tile's thread block is told by its producer, through shared memory.
@@ -16,7 +16,7 @@ struct TileInfo {
   int rows;         ///< rows of the tile that exist; 0 or less: an empty tile
   int diagonal;     ///< last key that row 0 sees; negative where it sees none
   int kv_len;
-  int key_tiles;    ///< key tiles to visit, last first; kNoMoreTiles ends the block
+  int key_tiles;  ///< key tiles to visit, last first; kNoMoreTiles ends the block
   int head;
   int kv_head;
   float score_scale;  ///< stored q·k to the exponent of 2
@@ -27,8 +27,8 @@ inline constexpr int kNoMoreTiles = -1;
 /// `kRowGroups` warpgroups side by side own 64 query rows each; every one of them exists
 /// `kKeyGroups` times, and those copies take every kKeyGroups-th key tile and merge at the end.
 /// `kCodeEighths` eighths of the exponentials are computed as E4M3 codes on the FMA pipe (FP16
-/// scores only); the rest use the special-function unit. `kCutByPage`: tiles that the causal limit cuts
-/// are visited page by page, which saves the pages behind the limit but costs registers.
+/// scores only); the rest use the special-function unit. `kCutByPage`: tiles that the causal limit
+/// cuts are visited page by page, which saves the pages behind the limit but costs registers.
 template <KvType kKv_, int kHeadDim_, ScoreType kScore_, int kRowGroups_, int kKeyGroups_,
           int kKeys_, int kStages_, int kBlocksPerSm_, int kCodeEighths_, bool kCutByPage_>
 struct PrefillConfig {
@@ -39,7 +39,9 @@ struct PrefillConfig {
   static constexpr int kKeyGroups = kKeyGroups_;
   static constexpr int kKeys = kKeys_;  ///< keys of one tile
   static constexpr int kStages = kStages_;
-  static constexpr int kQStages = kBlocksPerSm_ == 2 ? 1 : 2;  ///< two small blocks leave no room
+  /// Two small blocks leave no room for a second Q tile, wide FP16 ones no register.
+  static constexpr int kQStages =
+      kBlocksPerSm_ == 2 || (kKv_ == KvType::kF16 && kHeadDim_ == 128) ? 1 : 2;
   static constexpr int kBlocksPerSm = kBlocksPerSm_;
   static constexpr int kCodeEighths = kCodeEighths_;
   static constexpr bool kCutByPage = kCutByPage_;

@@ -13,7 +13,8 @@
 
 namespace kv8::sm90 {
 
-/// Running state of a warpgroup's 64 rows, a thread's share; `out` in the wgmma accumulator's layout.
+/// Running state of a warpgroup's 64 rows, a thread's share; `out` in the wgmma accumulator's
+/// layout.
 template <class C>
 struct RowState {
   float out[C::kHeadDim / 2];
@@ -62,10 +63,9 @@ __device__ __forceinline__ void issue_values(float (&out)[kColumns / 2],
   constexpr int kStepsPerPage = C::kVRowBytes / 32;
 #pragma unroll
   for (int step = 0; step < kBlocks * kStepsPerPage; ++step) {
-    const uint64_t b =
-        ptx::k_major_descriptor<C::kVRowBytes>(v + step / kStepsPerPage * C::kVPageBytes +
-                                               kFirst * C::kVRowBytes) +
-        2 * (step % kStepsPerPage);
+    const uint64_t b = ptx::k_major_descriptor<C::kVRowBytes>(
+                           v + step / kStepsPerPage * C::kVPageBytes + kFirst * C::kVRowBytes) +
+                       2 * (step % kStepsPerPage);
     if constexpr (C::kFp8) {
       ptx::wgmma_e4m3_f32_registers<kColumns>(out, p + 4 * step, b, accumulate || step > 0);
     } else {
@@ -74,12 +74,13 @@ __device__ __forceinline__ void issue_values(float (&out)[kColumns / 2],
   }
 }
 
-/// out = out * decay + tile for the columns from kFirst; behind the last come the row sums, the same
-/// in all eight columns.
+/// out = out * decay + tile for the columns from kFirst; behind the last come the row sums, the
+/// same in all eight columns.
 template <class C, int kFirst, int kCount>
 __device__ __forceinline__ void fold(RowState<C>& rows, const float (&decay)[2],
                                      const float (&tile)[kCount]) {
-  constexpr int kValues = kFirst / 2 + kCount > C::kHeadDim / 2 ? C::kHeadDim / 2 - kFirst / 2 : kCount;
+  constexpr int kValues =
+      kFirst / 2 + kCount > C::kHeadDim / 2 ? C::kHeadDim / 2 - kFirst / 2 : kCount;
 #pragma unroll
   for (int i = 0; i < kValues; ++i) {
     float& sum = rows.out[kFirst / 2 + i];
@@ -136,6 +137,10 @@ struct Consumer {
   SharedMemory<C> smem;
   int row_group;
 
+  /// First row of this warpgroup in the block's tile.
+  __device__ static int first_row() {
+    return (ptx::thread_index() / 128 - 1) / C::kKeyGroups * kGroupRows;
+  }
   __device__ static int lane() { return ptx::thread_index() % 32; }
   /// The first of this thread's two rows among the 64; the other is 8 below.
   __device__ static int thread_row() { return ptx::thread_index() % 128 / 32 * 16 + lane() / 4; }
@@ -153,7 +158,8 @@ struct Consumer {
     ptx::mbarrier_wait(smem.k_full(cursor.slot()), cursor.parity());
     ptx::begin(s);
     ptx::wgmma_fence();
-    issue_scores<C, kBlocks>(s, q, smem.k(cursor.slot()) + first * kPageRows * C::kChunkBytes);
+    issue_scores<C, kBlocks>(s, q + first_row() * C::kChunkBytes,
+                             smem.k(cursor.slot()) + first * kPageRows * C::kChunkBytes);
     ptx::wgmma_commit();
     ptx::wgmma_wait<0>();
     ptx::pin(s);
@@ -182,23 +188,17 @@ struct Consumer {
       for (int i = 0; i < C::kHeadDim / 2; ++i) rows.out[i] *= decay[i / 2 % 2];
       rows.sum[0] *= decay[0];
       rows.sum[1] *= decay[1];
-      // Page by page: the next page's exponentials run under this one's product.
-      uint32_t p[kBlocks][kPageRows / 4];
-#pragma unroll
-      for (int page = 0; page < kBlocks; ++page) {
-        float(&scores)[kPageRows / 2] = *reinterpret_cast<float(*)[kPageRows / 2]>(s + page * (kPageRows / 2));
-        exponentiate<C>(scores, rows.offset, scale, p[page], rows.sum);
-        if (page == 0) ptx::mbarrier_wait(smem.v_full(cursor.slot()), cursor.parity());
-        ptx::pin(p[page]);
-        if (page == 0) ptx::pin(rows.out);
-        ptx::wgmma_fence();
-        issue_values<C, 1, 0, C::kHeadDim>(rows.out, p[page], v + page * C::kVPageBytes, true);
-        ptx::wgmma_commit();
-      }
+      uint32_t p[kBlocks * kPageRows / 4];
+      exponentiate<C>(s, rows.offset, scale, p, rows.sum);
+      ptx::mbarrier_wait(smem.v_full(cursor.slot()), cursor.parity());
+      ptx::pin(p);
+      ptx::pin(rows.out);
+      ptx::wgmma_fence();
+      issue_values<C, kBlocks, 0, C::kHeadDim>(rows.out, p, v, true);
+      ptx::wgmma_commit();
       ptx::wgmma_wait<0>();
       ptx::pin(rows.out);
-#pragma unroll
-      for (int page = 0; page < kBlocks; ++page) ptx::pin(p[page]);
+      ptx::pin(p);
     }
     if constexpr (kBlocks == C::kPages) release(smem.v_empty(cursor.slot()));
   }
@@ -244,14 +244,13 @@ struct Consumer {
       ptx::mbarrier_wait(smem.v_full(cursor.slot()), cursor.parity());
       release(smem.v_empty(cursor.slot()));
     }
-    for (; tile >= 0; --tile, cursor.advance()) {
-      if (!mine()) continue;
-      const int relative = last_key - tile * C::kKeys;
-      if (relative < C::kKeys - 1) {
-        attend_cut(rows, cursor, q, scale, relative, keys - tile * C::kKeys);
-      } else {
-        attend<C::kPages, false>(rows, cursor, q, scale, 0, 0);
+    for (; tile >= 0 && tile * C::kKeys + C::kKeys - 1 > last_key; --tile, cursor.advance()) {
+      if (mine()) {
+        attend_cut(rows, cursor, q, scale, last_key - tile * C::kKeys, keys - tile * C::kKeys);
       }
+    }
+    for (; tile >= 0; --tile, cursor.advance()) {
+      if (mine()) attend<C::kPages, false>(rows, cursor, q, scale, 0, 0);
     }
   }
 };

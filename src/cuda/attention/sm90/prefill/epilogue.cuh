@@ -104,8 +104,8 @@ __device__ __forceinline__ void store_row(const RowState<C>& rows, int r, float 
   }
 }
 
-/// Divides by the row sums and writes rows `first_row` and `first_row` + 8 of the tile, which lane q of
-/// four shares with three others.
+/// Divides by the row sums and writes rows `first_row` and `first_row` + 8 of the tile, which lane
+/// q of four shares with three others.
 template <class C>
 __device__ __forceinline__ void store_rows(RowState<C>& rows, const KernelParams& params,
                                            const OutputTile& tile, int first_row, int q) {
@@ -124,8 +124,9 @@ __device__ __forceinline__ void store_rows(RowState<C>& rows, const KernelParams
       }
       factor = 1.0f;
     }
-    uint16_t* out = static_cast<uint16_t*>(params.out) +
-                    (int64_t{tile.first_token + row} * params.heads.divisor + tile.head) * C::kHeadDim;
+    uint16_t* out =
+        static_cast<uint16_t*>(params.out) +
+        (int64_t{tile.first_token + row} * params.heads.divisor + tile.head) * C::kHeadDim;
     const bool inside = row < tile.rows;
     if (params.out_is_bf16) {
       store_row<C>(rows, r, factor, inside, out, q, ptx::floats_to_bfloat_pair);

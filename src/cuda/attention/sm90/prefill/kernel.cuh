@@ -62,8 +62,7 @@ __device__ __forceinline__ void consume(const KernelParams& params, SharedMemory
     if (info.key_tiles == kNoMoreTiles) return;
     RowState<C> rows;
     rows.reset();
-    const uint32_t q = smem.q(slots.slot()) + row_group * kGroupRows * C::kChunkBytes;
-    self.attend_all(rows, info, cursor, key_group, q);
+    self.attend_all(rows, info, cursor, key_group, smem.q(slots.slot()));
     const OutputTile tile{info.first_token, info.rows, info.head, info.kv_head, info.out_scale};
     __syncwarp();
     self.release(smem.q_empty(slots.slot()));
@@ -91,22 +90,22 @@ __global__ void __launch_bounds__(C::kThreads, C::kBlocksPerSm)
       reader.request(params, blockIdx.x);
       if (reader.lane == 0) init_barriers(smem);
       __syncwarp();
-      ptx::named_barrier_sync(kSetupBarrier, C::kThreads - 64);
+      ptx::named_barrier_sync(kSetupBarrier, C::kThreads);
       produce<C>(params, smem, reader);
-    } else if (warp == 1) {
-      if (ptx::thread_index() % 32 == 0) {
+    } else {
+      if (ptx::thread_index() == 32) {
         ptx::tma_prefetch_map(&params.k_map);
         ptx::tma_prefetch_map(&params.q_map);
         ptx::tma_prefetch_map(&params.v_map);
       }
       __syncwarp();
-      ptx::named_barrier_sync(kSetupBarrier, C::kThreads - 64);
-      clear_tails<C>(smem, ptx::thread_index() % 32);
+      ptx::named_barrier_sync(kSetupBarrier, C::kThreads);
+      if (warp == 1) clear_tails<C>(smem, ptx::thread_index() % 32);
     }
   } else {
     ptx::acquire_registers<C::kConsumerRegisters>();
     write_ones(smem, ptx::thread_index() - 128);
-    ptx::named_barrier_sync(kSetupBarrier, C::kThreads - 64);
+    ptx::named_barrier_sync(kSetupBarrier, C::kThreads);
     consume<C>(params, smem, warp / 4 - 1);
   }
 }

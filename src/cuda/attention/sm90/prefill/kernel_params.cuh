@@ -25,7 +25,8 @@ struct FastDivisor {
 #ifdef __CUDACC__
   __host__ __device__
 #endif
-  int divide(int n) const {
+      int
+      divide(int n) const {
     return static_cast<int>((static_cast<uint64_t>(n) * multiplier) >> (31 + shift));
   }
 };
@@ -43,7 +44,7 @@ struct KernelParams {
   const float* v_scale;
   const float* v_offset;
   uint32_t* scheduler;
-  int scale_stride;  ///< 0: one scale, 1: one a KV head
+  int scale_stride;            ///< 0: one scale, 1: one a KV head
   FastDivisor heads;           ///< query heads
   FastDivisor heads_per_kv;    ///< query heads of one KV head
   FastDivisor tiles_per_rank;  ///< batch * query heads: tiles as far from the end of their sequence

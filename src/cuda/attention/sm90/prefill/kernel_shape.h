@@ -1,4 +1,5 @@
-// The host-side description of a compiled prefill kernel. Plain, so that CUDA sources can include it.
+// The host-side description of a compiled prefill kernel. Plain, so that CUDA sources can include
+// it.
 #pragma once
 
 #include "cuda/attention/sm90/prefill/params.h"
@@ -10,11 +11,11 @@ struct KernelShape {
   KvType kv_type = KvType::kE4m3;
   int head_dim = 0;
   ScoreType score_type = ScoreType::kF32;
-  int row_groups = 0;     ///< warpgroups side by side, 64 query rows each
-  int key_groups = 0;     ///< copies of each, which share the keys
-  int keys = 0;           ///< keys of one tile
+  int row_groups = 0;  ///< warpgroups side by side, 64 query rows each
+  int key_groups = 0;  ///< copies of each, which share the keys
+  int keys = 0;        ///< keys of one tile
   int blocks_per_sm = 0;
-  int code_eighths = 0;   ///< share of exponentials computed as E4M3 codes
+  int code_eighths = 0;  ///< share of exponentials computed as E4M3 codes
 
   friend bool operator==(const KernelShape&, const KernelShape&) = default;
 };

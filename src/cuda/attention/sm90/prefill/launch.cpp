@@ -29,8 +29,8 @@ Result<EncodeTiled> encode_tiled() {
   static const EncodeTiled function = [] {
     void* symbol = nullptr;
     cudaDriverEntryPointQueryResult found{};
-    const cudaError_t code = cudaGetDriverEntryPointByVersion(
-        "cuTensorMapEncodeTiled", &symbol, 12000, cudaEnableDefault, &found);
+    const cudaError_t code = cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &symbol,
+                                                              12000, cudaEnableDefault, &found);
     const bool ok = code == cudaSuccess && found == cudaDriverEntryPointSuccess;
     return ok ? reinterpret_cast<EncodeTiled>(symbol) : nullptr;
   }();
@@ -61,9 +61,10 @@ Status encode_map(CUtensorMap* map, const void* base, int elem_bytes, const MapS
       CU_TENSOR_MAP_INTERLEAVE_NONE, wide ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_64B,
       CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   if (code != CUDA_SUCCESS) {
-    return unsupported("{}: the driver refused its tensor map (error {}); pointers must be aligned "
-                       "to 16 bytes",
-                       name, static_cast<int>(code));
+    return unsupported(
+        "{}: the driver refused its tensor map (error {}); pointers must be aligned "
+        "to 16 bytes",
+        name, static_cast<int>(code));
   }
   return {};
 }
@@ -101,10 +102,9 @@ Result<PreparedPrefill> prepare_prefill(const PrefillArgs& a) {
   KV8_TRY(check_sizes(a));
   int device = 0, major = 0, minor = 0, sms = 0;
   KV8_TRY(cuda_ok(cudaGetDevice(&device), "prefill attention"));
-  const std::pair<int*, cudaDeviceAttr> attributes[] = {
-      {&major, cudaDevAttrComputeCapabilityMajor},
-      {&minor, cudaDevAttrComputeCapabilityMinor},
-      {&sms, cudaDevAttrMultiProcessorCount}};
+  const std::pair<int*, cudaDeviceAttr> attributes[] = {{&major, cudaDevAttrComputeCapabilityMajor},
+                                                        {&minor, cudaDevAttrComputeCapabilityMinor},
+                                                        {&sms, cudaDevAttrMultiProcessorCount}};
   for (const auto& [value, attribute] : attributes) {
     KV8_TRY(cuda_ok(cudaDeviceGetAttribute(value, attribute, device), "prefill attention"));
   }
@@ -126,17 +126,17 @@ Result<PreparedPrefill> prepare_prefill(const PrefillArgs& a, const KernelEntry&
   const cuuint32_t rows = 64 * shape.row_groups;
 
   KernelParams p{};
-  KV8_TRY(encode_map(
-      &p.q_map, a.q, elem_bytes,
-      {3, {head_dim, cuuint64_t(a.num_heads), cuuint64_t(std::max(a.total_q_tokens, 1))},
-       {chunk, 1, rows}},
-      "q"));
+  KV8_TRY(
+      encode_map(&p.q_map, a.q, elem_bytes,
+                 {3,
+                  {head_dim, cuuint64_t(a.num_heads), cuuint64_t(std::max(a.total_q_tokens, 1))},
+                  {chunk, 1, rows}},
+                 "q"));
   KV8_TRY(encode_map(&p.k_map, a.k_pool, elem_bytes,
-                               {2, {head_dim, blocks * kPageTokens}, {chunk, kPageTokens}},
-                               "k_pool"));
-  KV8_TRY(encode_map(
-      &p.v_map, a.v_pool, elem_bytes,
-      {2, {kPageTokens, blocks * head_dim}, {kPageTokens, cuuint32_t(a.head_dim)}}, "v_pool"));
+                     {2, {head_dim, blocks * kPageTokens}, {chunk, kPageTokens}}, "k_pool"));
+  KV8_TRY(encode_map(&p.v_map, a.v_pool, elem_bytes,
+                     {2, {kPageTokens, blocks * head_dim}, {kPageTokens, cuuint32_t(a.head_dim)}},
+                     "v_pool"));
   p.out = a.out;
   p.page_table = a.page_table;
   p.cu_seqlens_q = a.cu_seqlens_q;

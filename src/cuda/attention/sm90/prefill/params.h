@@ -18,7 +18,7 @@ enum class ScoreType { kF32, kF16 };
 /// with `q_len` new and `kv_len` cached tokens (the new ones included) sees keys
 /// 0 .. i + kv_len - q_len. Rows that see no key give zeros. All pointers are device pointers.
 struct PrefillArgs {
-  const void* q = nullptr;  ///< [total_q_tokens][num_heads][head_dim], packed, type `kv_type`
+  const void* q = nullptr;       ///< [total_q_tokens][num_heads][head_dim], packed, type `kv_type`
   const void* k_pool = nullptr;  ///< pages as ops/kv_layout.h describes them
   const void* v_pool = nullptr;
   void* out = nullptr;  ///< [total_q_tokens][num_heads][head_dim], type `out_type`
@@ -44,10 +44,10 @@ struct PrefillArgs {
   int num_kv_heads = 0;
   int head_dim = 0;
   int total_q_tokens = 0;
-  int max_q_len = 0;   ///< longest q_len of the batch
-  int max_kv_len = 0;  ///< longest kv_len of the batch (selection only)
-  int num_pages = 0;   ///< pages in each pool
-  int max_pages = 0;   ///< row length of page_table
+  int max_q_len = 0;           ///< longest q_len of the batch
+  int max_kv_len = 0;          ///< longest kv_len of the batch (selection only)
+  int num_pages = 0;           ///< pages in each pool
+  int max_pages = 0;           ///< row length of page_table
   float softmax_scale = 0.0f;  ///< 1 / sqrt(head_dim) as a rule
 
   KvType kv_type = KvType::kE4m3;

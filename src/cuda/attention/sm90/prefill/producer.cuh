@@ -18,10 +18,10 @@ struct TileReader {
   int lane;
 
   int batch = 0;
-  int rank = 0;         ///< tiles of the same sequence and head after this one
-  int field = 0;        ///< lane 0: first token, 1: end, 2: kv_len
-  float scale = 1.0f;   ///< lane 0: q_scale, 1: k_scale, 2: v_scale
-  int page_ids = 0;     ///< this lane's entry of the 32 entries from 32 * page_window
+  int rank = 0;        ///< tiles of the same sequence and head after this one
+  int field = 0;       ///< lane 0: first token, 1: end, 2: kv_len
+  float scale = 1.0f;  ///< lane 0: q_scale, 1: k_scale, 2: v_scale
+  int page_ids = 0;    ///< this lane's entry of the 32 entries from 32 * page_window
   int page_window = 0;
   TileInfo info{};
 
@@ -44,8 +44,8 @@ struct TileReader {
     const int first = __shfl_sync(kAllLanes, field, 0);
     const int q_len = __shfl_sync(kAllLanes, field, 1) - first;
     info.kv_len = __shfl_sync(kAllLanes, field, 2);
-    info.score_scale = params.score_scale * __shfl_sync(kAllLanes, scale, 0) *
-                       __shfl_sync(kAllLanes, scale, 1);
+    info.score_scale =
+        params.score_scale * __shfl_sync(kAllLanes, scale, 0) * __shfl_sync(kAllLanes, scale, 1);
     info.out_scale = __shfl_sync(kAllLanes, scale, 2);
 
     // Tiles are cut from the last row upwards, so that the incomplete one has the fewest keys; and

@@ -14,7 +14,7 @@
 
 namespace kv8::sm90 {
 
-inline constexpr float kPeakLog2 = 8.0f;      // 2^8 <= 448, the largest E4M3 value
+inline constexpr float kPeakLog2 = 8.0f;       // 2^8 <= 448, the largest E4M3 value
 inline constexpr float kNoOffset = -60000.0f;  // below every real maximum, finite in FP16
 
 /// Registers that a thread's share of the scores of `kBlocks` pages takes.
@@ -24,8 +24,7 @@ struct Scores {
   static constexpr int kCount = kBlocks * kPageRows / 2;
 };
 template <class C, int kBlocks>
-  requires(C::kHalfScores)
-struct Scores<C, kBlocks> {
+requires(C::kHalfScores) struct Scores<C, kBlocks> {
   using Element = uint32_t;
   static constexpr int kCount = kBlocks * kPageRows / 4;
 };
@@ -90,8 +89,7 @@ __device__ __forceinline__ void row_maxima(const uint32_t (&s)[kCount], float (&
   for (int i = 4; i < kCount; ++i) m[i % 4] = ptx::pair_max(m[i % 4], s[i]);
   const uint32_t row0 = ptx::pair_max(m[0], m[2]), row1 = ptx::pair_max(m[1], m[3]);
   // Both rows in one register: low half row 0, high half row 1.
-  uint32_t both =
-      ptx::pair_max(__byte_perm(row0, row1, 0x5410), __byte_perm(row0, row1, 0x7632));
+  uint32_t both = ptx::pair_max(__byte_perm(row0, row1, 0x5410), __byte_perm(row0, row1, 0x7632));
   both = ptx::pair_max(both, __shfl_xor_sync(0xffffffffu, both, 1));
   both = ptx::pair_max(both, __shfl_xor_sync(0xffffffffu, both, 2));
   const __half2 pair = reinterpret_cast<const __half2&>(both);
@@ -120,16 +118,17 @@ __device__ __forceinline__ void raise_offsets(const float (&maxima)[2], Scale<C>
 /// The E4M3 codes of 2^x for two FP16 scores, x = score * scale - offset, as the low bytes of both
 /// halves. `shift` is 7 - offset. On the FMA pipe: no special-function unit, no conversion.
 ///
-/// The code of 2^(n + f) is 8 (n + 7) + 8 (2^f - 1): a fixed-point log2 plus 8 (2^f - 1 - f), which a
-/// parabola in f follows to within 0.05 of a code. `fixed` holds 2048 + 128 (x + 7), so its six low
-/// mantissa bits are f; the last sum leaves 16384 + 16 code, whose mantissa is the rounded code.
+/// The code of 2^(n + f) is 8 (n + 7) + 8 (2^f - 1): a fixed-point log2 plus 8 (2^f - 1 - f), which
+/// a parabola in f follows to within 0.05 of a code. `fixed` holds 2048 + 128 (x + 7), so its six
+/// low mantissa bits are f; the last sum leaves 16384 + 16 code, whose mantissa is the rounded
+/// code.
 __device__ __forceinline__ uint32_t exp2_codes(uint32_t score, uint32_t scale, uint32_t shift) {
   const uint32_t kExponent2048 = 0x68006800u;
   const uint32_t log2 = ptx::pair_fma_relu(score, scale, shift);
   const uint32_t fixed = ptx::pair_fma(log2, 0x58005800u /* 128 */, kExponent2048);
-  const uint32_t fraction = (fixed & 0x003f003fu) | kExponent2048;      // 2048 + v, v = 128 f
-  const uint32_t left = ptx::pair_add(fraction, 0xe802e802u);            // v - 4
-  const uint32_t right =                                                 // 0.0029 (v - 130)
+  const uint32_t fraction = (fixed & 0x003f003fu) | kExponent2048;  // 2048 + v, v = 128 f
+  const uint32_t left = ptx::pair_add(fraction, 0xe802e802u);       // v - 4
+  const uint32_t right =                                            // 0.0029 (v - 130)
       ptx::pair_fma(fraction, 0x19f019f0u, 0xc651c651u);
   return ptx::pair_add(ptx::pair_fma(left, right, fixed), 0x73007300u /* 14336 */);
 }

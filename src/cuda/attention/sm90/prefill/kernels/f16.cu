@@ -7,7 +7,7 @@ namespace kv8::sm90 {
 // page
 KernelEntry f16_d128_rows192() {
   return kernel_entry<
-      PrefillConfig<KvType::kF16, 128, ScoreType::kF32, 3, 1, 64, 4, 1, 0, true>>();
+      PrefillConfig<KvType::kF16, 128, ScoreType::kF32, 3, 1, 128, 2, 1, 0, false>>();
 }
 KernelEntry f16_d128_rows128() {
   return kernel_entry<
