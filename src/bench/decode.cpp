@@ -20,7 +20,8 @@ std::vector<DecodeShapeSpec> decode_bench_shapes() {
   std::vector<DecodeShapeSpec> shapes;
   for (int head_dim : {128, 64}) {
     for (int batch : {1, 8, 64}) {
-      for (int context : {1024, 4096, 32768, 131072}) shapes.push_back({32, 8, head_dim, batch, context});
+      for (int context : {1024, 4096, 32768, 131072})
+        shapes.push_back({32, 8, head_dim, batch, context});
     }
   }
   return shapes;
@@ -94,12 +95,15 @@ Result<DecodeBenchResult> bench_decode(const std::vector<DecodeShapeSpec>& shape
   for (const DecodeShapeSpec& shape : shapes) {
     DecodeBenchRow row;
     row.shape = shape;
-    row.kv_bytes_fp8 = std::int64_t{2} * shape.num_kv_heads * shape.head_dim * shape.batch * shape.context;
+    row.kv_bytes_fp8 =
+        std::int64_t{2} * shape.num_kv_heads * shape.head_dim * shape.batch * shape.context;
     Problem half = KV8_TRY(make_problem(shape, sm90::KvType::kF16));
     Problem fp8 = KV8_TRY(make_problem(shape, sm90::KvType::kE4m3));
     row.fp16_error = KV8_TRY(check(half));
     row.fp8_error = KV8_TRY(check(fp8));
-    const std::function<Status()> launch16 = [&] { return sm90::launch_decode(half.args, nullptr); };
+    const std::function<Status()> launch16 = [&] {
+      return sm90::launch_decode(half.args, nullptr);
+    };
     const std::function<Status()> launch8 = [&] { return sm90::launch_decode(fp8.args, nullptr); };
     KV8_TRY(timer.run_for(options.settle_ms, {launch16, launch8}));
     std::vector<double> times16, times8;
@@ -116,30 +120,37 @@ Result<DecodeBenchResult> bench_decode(const std::vector<DecodeShapeSpec>& shape
 }
 
 #else
-Result<DecodeBenchResult> bench_decode(const std::vector<DecodeShapeSpec>&, const DecodeBenchOptions&) {
+Result<DecodeBenchResult> bench_decode(const std::vector<DecodeShapeSpec>&,
+                                       const DecodeBenchOptions&) {
   return unsupported("this kv8 was built without CUDA; configure with -DKV8_CUDA=ON");
 }
 #endif
 
 std::string decode_bench_table(const DecodeBenchResult& result) {
   std::string text = fmt::format("{}: HBM read {:.0f} GB/s\n", result.device, result.hbm_read_gb_s);
-  text += "heads      batch context   fp16 us    fp8 us  speed-up  fp8 GB/s  of read  fp16 error fp8 error\n";
+  text +=
+      "heads      batch context   fp16 us    fp8 us  speed-up  fp8 GB/s  of read  fp16 error fp8 "
+      "error\n";
   for (const DecodeBenchRow& r : result.rows) {
-    text += fmt::format("({},{},{:>3}) {:>4} {:>7} {:>9.2f} {:>9.2f} {:>9.2f} {:>9.0f} {:>7.1f}%  {:.2e}   {:.2e}\n",
-                        r.shape.num_heads, r.shape.num_kv_heads, r.shape.head_dim, r.shape.batch,
-                        r.shape.context, r.fp16_us, r.fp8_us, r.fp16_us / r.fp8_us, r.fp8_gb_s,
-                        100 * r.fp8_gb_s / result.hbm_read_gb_s, r.fp16_error, r.fp8_error);
+    text += fmt::format(
+        "({},{},{:>3}) {:>4} {:>7} {:>9.2f} {:>9.2f} {:>9.2f} {:>9.0f} {:>7.1f}%  {:.2e}   "
+        "{:.2e}\n",
+        r.shape.num_heads, r.shape.num_kv_heads, r.shape.head_dim, r.shape.batch, r.shape.context,
+        r.fp16_us, r.fp8_us, r.fp16_us / r.fp8_us, r.fp8_gb_s,
+        100 * r.fp8_gb_s / result.hbm_read_gb_s, r.fp16_error, r.fp8_error);
   }
   return text;
 }
 
 std::string decode_bench_json(const DecodeBenchResult& result) {
-  std::string text = fmt::format("{{\n  \"device\": \"{}\",\n  \"hbm_read_gb_s\": {:.1f},\n  \"rows\": [",
-                                 result.device, result.hbm_read_gb_s);
+  std::string text =
+      fmt::format("{{\n  \"device\": \"{}\",\n  \"hbm_read_gb_s\": {:.1f},\n  \"rows\": [",
+                  result.device, result.hbm_read_gb_s);
   const char* comma = "\n";
   for (const DecodeBenchRow& r : result.rows) {
     text += fmt::format(
-        "{}    {{\"num_heads\": {}, \"num_kv_heads\": {}, \"head_dim\": {}, \"batch\": {}, \"context\": {}, "
+        "{}    {{\"num_heads\": {}, \"num_kv_heads\": {}, \"head_dim\": {}, \"batch\": {}, "
+        "\"context\": {}, "
         "\"kv_bytes_fp8\": {}, \"fp16_us\": {:.2f}, \"fp8_us\": {:.2f}, \"fp8_gb_s\": {:.1f}}}",
         comma, r.shape.num_heads, r.shape.num_kv_heads, r.shape.head_dim, r.shape.batch,
         r.shape.context, r.kv_bytes_fp8, r.fp16_us, r.fp8_us, r.fp8_gb_s);

@@ -13,7 +13,7 @@ struct DecodeShapeSpec {
   int num_heads = 0, num_kv_heads = 0, head_dim = 0, batch = 0, context = 0;
 };
 struct DecodeBenchOptions {
-  int repeats = 30;         ///< launches whose median counts, L2 emptied before each
+  int repeats = 30;          ///< launches whose median counts, L2 emptied before each
   double settle_ms = 500.0;  ///< FP16 and FP8 in turn before timing, so that clocks settle
 };
 struct DecodeBenchRow {

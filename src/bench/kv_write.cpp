@@ -46,7 +46,8 @@ class Arena {
   template <class T>
   Result<T*> upload(const std::vector<T>& values) {
     void* data = KV8_TRY(take(values.size() * sizeof(T)));
-    if (cudaMemcpy(data, values.data(), values.size() * sizeof(T), cudaMemcpyHostToDevice) != cudaSuccess) {
+    if (cudaMemcpy(data, values.data(), values.size() * sizeof(T), cudaMemcpyHostToDevice) !=
+        cudaSuccess) {
       return unsupported("write benchmark: upload of {} bytes failed", values.size() * sizeof(T));
     }
     return static_cast<T*>(data);
@@ -87,7 +88,8 @@ Result<KvWriteArgs> make_args(const WriteShapeSpec& shape, Arena& arena) {
   std::mt19937 random(1);
   for (auto& x : qkv) x = static_cast<std::uint16_t>((random() & 0x83ff) | 0x3800);  // +-0.5 .. 1
   a.qkv = KV8_TRY(arena.upload(qkv));
-  const std::size_t pool = table.size() * kPageTokens * static_cast<std::size_t>(shape.num_kv_heads) *
+  const std::size_t pool = table.size() * kPageTokens *
+                           static_cast<std::size_t>(shape.num_kv_heads) *
                            static_cast<std::size_t>(shape.head_dim) * 2;
   a.k_pool = KV8_TRY(arena.take(pool));
   a.v_pool = KV8_TRY(arena.take(pool));
@@ -122,7 +124,8 @@ Result<WriteBenchResult> bench_write(const std::vector<WriteShapeSpec>& shapes,
     row.shape = shape;
     row.fp16_us = spread_of(std::move(times16)).median;
     row.fp8_us = spread_of(std::move(times8)).median;
-    const double elements = 1.0 * shape.tokens * (shape.num_heads + 2 * shape.num_kv_heads) * shape.head_dim;
+    const double elements =
+        1.0 * shape.tokens * (shape.num_heads + 2 * shape.num_kv_heads) * shape.head_dim;
     row.fp16_gb_s = 4 * elements / row.fp16_us * 1e-3;
     row.fp8_gb_s = 3 * elements / row.fp8_us * 1e-3;
     result.rows.push_back(row);
@@ -140,23 +143,26 @@ std::string write_bench_table(const WriteBenchResult& result) {
   std::string text = fmt::format("{}: copy {:.0f} GB/s\n", result.device, result.copy_gb_s);
   text += "heads       tokens   fp16 us    fp8 us  fp8/fp16  fp16 GB/s  fp8 GB/s  of copy\n";
   for (const WriteBenchRow& r : result.rows) {
-    text += fmt::format("({},{},{:>3}) {:>7} {:>9.2f} {:>9.2f} {:>9.2f} {:>10.0f} {:>9.0f} {:>7.1f}%\n",
-                        r.shape.num_heads, r.shape.num_kv_heads, r.shape.head_dim, r.shape.tokens,
-                        r.fp16_us, r.fp8_us, r.fp8_us / r.fp16_us, r.fp16_gb_s, r.fp8_gb_s,
-                        100 * r.fp8_gb_s / result.copy_gb_s);
+    text +=
+        fmt::format("({},{},{:>3}) {:>7} {:>9.2f} {:>9.2f} {:>9.2f} {:>10.0f} {:>9.0f} {:>7.1f}%\n",
+                    r.shape.num_heads, r.shape.num_kv_heads, r.shape.head_dim, r.shape.tokens,
+                    r.fp16_us, r.fp8_us, r.fp8_us / r.fp16_us, r.fp16_gb_s, r.fp8_gb_s,
+                    100 * r.fp8_gb_s / result.copy_gb_s);
   }
   return text;
 }
 
 std::string write_bench_json(const WriteBenchResult& result) {
-  std::string text = fmt::format("{{\n  \"device\": \"{}\",\n  \"copy_gb_s\": {:.1f},\n  \"rows\": [",
-                                 result.device, result.copy_gb_s);
+  std::string text =
+      fmt::format("{{\n  \"device\": \"{}\",\n  \"copy_gb_s\": {:.1f},\n  \"rows\": [",
+                  result.device, result.copy_gb_s);
   const char* comma = "\n";
   for (const WriteBenchRow& r : result.rows) {
-    text += fmt::format("{}    {{\"num_heads\": {}, \"num_kv_heads\": {}, \"head_dim\": {}, \"tokens\": {}, "
-                        "\"fp16_us\": {:.2f}, \"fp8_us\": {:.2f}, \"fp8_gb_s\": {:.1f}}}",
-                        comma, r.shape.num_heads, r.shape.num_kv_heads, r.shape.head_dim,
-                        r.shape.tokens, r.fp16_us, r.fp8_us, r.fp8_gb_s);
+    text += fmt::format(
+        "{}    {{\"num_heads\": {}, \"num_kv_heads\": {}, \"head_dim\": {}, \"tokens\": {}, "
+        "\"fp16_us\": {:.2f}, \"fp8_us\": {:.2f}, \"fp8_gb_s\": {:.1f}}}",
+        comma, r.shape.num_heads, r.shape.num_kv_heads, r.shape.head_dim, r.shape.tokens, r.fp16_us,
+        r.fp8_us, r.fp8_gb_s);
     comma = ",\n";
   }
   return text + "\n  ]\n}\n";

@@ -1,4 +1,5 @@
-// The RoPE + quantize + write kernel with FP16 and FP8 outputs, beside a plain copy in the same run.
+// The RoPE + quantize + write kernel with FP16 and FP8 outputs, beside a plain copy in the same
+// run.
 #pragma once
 
 #include <cstdint>
@@ -14,7 +15,7 @@ struct WriteShapeSpec {
   int tokens = 0;  ///< up to 64: one of each of as many sequences; else of one sequence
 };
 struct WriteBenchOptions {
-  int repeats = 30;         ///< launches whose median counts, L2 emptied before each
+  int repeats = 30;          ///< launches whose median counts, L2 emptied before each
   double settle_ms = 500.0;  ///< FP16 and FP8 in turn before timing, so that clocks settle
 };
 struct WriteBenchRow {

@@ -1,9 +1,8 @@
-#include "cuda/attention/sm90/decode/launch.h"
-
 #include <gtest/gtest.h>
 
 #include <numeric>
 
+#include "cuda/attention/sm90/decode/launch.h"
 #include "cuda/gpu.h"
 #include "cuda/testing/prefill_problem.h"
 
@@ -126,7 +125,8 @@ TEST(DecodeTest, EverySplitCount) {
 
 TEST(DecodeTest, MixedLengthsScalesPerHeadAndOffset) {
   KV8_NEEDS_HOPPER();
-  PrefillProblemSpec spec = spec_of({1, 20000, 63, 64, 65, 1000, 4097, 129}, 32, 8, 128, KvType::kE4m3);
+  PrefillProblemSpec spec =
+      spec_of({1, 20000, 63, 64, 65, 1000, 4097, 129}, 32, 8, 128, KvType::kE4m3);
   spec.scale_per_head = true;
   spec.v_offset = true;
   auto problem = DecodeProblem::create(spec);
@@ -213,7 +213,8 @@ TEST(DecodeTest, RefusesWhatItCannotDo) {
   EXPECT_NE(launch_decode(a, nullptr).error().message.find("3 query heads"), std::string::npos);
   a.num_heads = 4;
   a.k_scale = nullptr;
-  EXPECT_NE(launch_decode(a, nullptr).error().message.find("scales go with FP8"), std::string::npos);
+  EXPECT_NE(launch_decode(a, nullptr).error().message.find("scales go with FP8"),
+            std::string::npos);
   a.k_scale = a.v_scale;
   a.batch = 1 << 16;
   a.max_pages = 1 << 16;

@@ -12,8 +12,8 @@
 
 namespace kv8::cuda_testing {
 
-#define KV8_NEEDS_HOPPER()                                       \
-  do {                                                           \
+#define KV8_NEEDS_HOPPER()                                                   \
+  do {                                                                       \
     if (!kv8::cuda_testing::has_hopper()) GTEST_SKIP() << "skipped: no GPU"; \
   } while (false)
 

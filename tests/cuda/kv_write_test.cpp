@@ -1,5 +1,3 @@
-#include "cuda/kv_write/launch.h"
-
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -9,6 +7,7 @@
 #include <random>
 
 #include "cuda/gpu.h"
+#include "cuda/kv_write/launch.h"
 #include "formats/float_formats.h"
 #include "ops/reference.h"
 
@@ -36,7 +35,9 @@ struct Problem {
   RopeTable rope;
   KvLayout layout;
 
-  float widen(std::uint16_t bits) const { return c.bf16 ? bf16_to_float(bits) : f16_to_float(bits); }
+  float widen(std::uint16_t bits) const {
+    return c.bf16 ? bf16_to_float(bits) : f16_to_float(bits);
+  }
   std::uint16_t narrow(float x) const { return c.bf16 ? bf16_from_float(x) : f16_from_float(x); }
   float rounded(float x) const { return widen(narrow(x)); }
 };
@@ -69,7 +70,8 @@ Problem make_problem(const Case& c, std::uint32_t seed) {
     }
   }
   p.qkv.resize(std::size_t(p.total_rows) * p.columns);
-  const float nasty[] = {INFINITY, -INFINITY, NAN, 0.0f, -0.0f, 65504.0f, -65504.0f, 6e-8f, 1e-30f, 3e38f};
+  const float nasty[] = {INFINITY, -INFINITY, NAN,   0.0f,   -0.0f,
+                         65504.0f, -65504.0f, 6e-8f, 1e-30f, 3e38f};
   for (std::uint16_t& x : p.qkv) {
     x = p.narrow(c.nasty && random() % 8 == 0 ? nasty[random() % 10] : 3.0f * normal(random));
   }
@@ -103,7 +105,8 @@ struct Written {
   std::vector<float> q;  ///< codes' values, not scaled
 };
 
-std::vector<float> transformed(const Problem& p, std::vector<float> x, const float* offset, bool hadamard) {
+std::vector<float> transformed(const Problem& p, std::vector<float> x, const float* offset,
+                               bool hadamard) {
   const int d = p.c.head_dim;
   for (int i = 0; i < d; ++i) {
     x[i] = p.rounded(x[i]);
@@ -123,7 +126,8 @@ std::vector<float> transformed(const Problem& p, std::vector<float> x, const flo
   return x;
 }
 
-void store(const Problem& p, std::vector<std::uint8_t>& pool, std::int64_t at, float x, float scale) {
+void store(const Problem& p, std::vector<std::uint8_t>& pool, std::int64_t at, float x,
+           float scale) {
   if (p.c.fp8) {
     pool[at] = e4m3_from_float(x / scale);
   } else {
@@ -237,8 +241,8 @@ Written kernel_write(const Problem& p) {
 }
 
 /// FP16's NaNs are any NaN.
-bool same_word(const Problem& p, const std::vector<std::uint8_t>& x, const std::vector<std::uint8_t>& y,
-               std::size_t i) {
+bool same_word(const Problem& p, const std::vector<std::uint8_t>& x,
+               const std::vector<std::uint8_t>& y, std::size_t i) {
   if (p.c.fp8) return x[i] == y[i];
   std::uint16_t a, b;
   std::memcpy(&a, &x[i & ~std::size_t{1}], 2);
@@ -256,9 +260,8 @@ void expect_same(const Case& c, const std::string& what) {
     wrong_v += !same_word(p, want.v, got.v, i);
   }
   for (std::size_t i = 0; i < want.q.size(); ++i) {
-    const bool same = want.q[i] == got.q[i]
-                          ? std::signbit(want.q[i]) == std::signbit(got.q[i])
-                          : std::isnan(want.q[i]) && std::isnan(got.q[i]);
+    const bool same = want.q[i] == got.q[i] ? std::signbit(want.q[i]) == std::signbit(got.q[i])
+                                            : std::isnan(want.q[i]) && std::isnan(got.q[i]);
     wrong_q += !same;
   }
   EXPECT_EQ(wrong_k, 0) << what << ": K";

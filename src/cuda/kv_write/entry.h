@@ -12,7 +12,7 @@ namespace kv8::kv_write {
 struct Grid {
   int row_warps;  ///< warps a row
   int row_blocks;
-  int tile_slots;  ///< upper bound of (sequence, page) pairs with new tokens; 0: V goes with rows
+  int tile_slots;    ///< upper bound of (sequence, page) pairs with new tokens; 0: V goes with rows
   int uniform_rows;  ///< rows of every sequence, 0 where they differ
 };
 

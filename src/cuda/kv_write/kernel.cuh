@@ -15,12 +15,12 @@ struct Shape {
   static constexpr bool kFp8Q = kFp8QType;
   static constexpr int kHeadDim = kDim;
   static constexpr bool kPlain = kIsPlain;
-  static constexpr int kLanes = kDim / 16;       // that share a head
+  static constexpr int kLanes = kDim / 16;  // that share a head
   static constexpr int kHeadsAtOnce = 32 / kLanes;
   static constexpr int kElemBytes = kFp8CacheType ? 1 : 2;
   // V tiles: a thread takes four tokens of eight dims.
   static constexpr int kTileHeads = 128 / kDim;
-  static constexpr int kTileWords = kElemBytes;      // 32-bit words of four tokens
+  static constexpr int kTileWords = kElemBytes;                    // 32-bit words of four tokens
   static constexpr int kTilePitch = 16 * kTileWords + kTileWords;  // words of one dim's 64 tokens
 };
 
@@ -116,8 +116,8 @@ __device__ __forceinline__ void finish_head(const KvWriteArgs& args, const RowPl
     place_column<C::kFp8Cache>(
         args.v_pool, layout.v_offset(at.page, kv_head, at.slot, 8 * (C::kLanes + j)), high);
   } else {
-    place<C::kFp8Cache, C::kLanes>(args.k_pool, layout.k_offset(at.page, kv_head, at.slot, 0), j, low,
-                                   high);
+    place<C::kFp8Cache, C::kLanes>(args.k_pool, layout.k_offset(at.page, kv_head, at.slot, 0), j,
+                                   low, high);
   }
 }
 
@@ -134,7 +134,8 @@ __device__ void write_row(const KvWriteArgs& args, const Grid& grid, int warp, i
   if (first_turn == end_turn) return;
   const int j = lane % C::kLanes;
   const int heads = args.num_heads + 2 * args.num_kv_heads;
-  const uint4* source = static_cast<const uint4*>(args.qkv) + int64_t{row} * heads * (C::kHeadDim / 8);
+  const uint4* source =
+      static_cast<const uint4*>(args.qkv) + int64_t{row} * heads * (C::kHeadDim / 8);
   const auto head_of = [&](int turn) { return turn * C::kHeadsAtOnce + lane / C::kLanes; };
   RawHead<C> next;
   next.load(args, source, min(head_of(first_turn), total - 1), j);
@@ -146,8 +147,10 @@ __device__ void write_row(const KvWriteArgs& args, const Grid& grid, int warp, i
   const RowPlace at{row, args.page_table[int64_t{b} * args.max_pages + position / kPageTokens],
                     position % kPageTokens};
   Part angles;
-  const float4* cos = reinterpret_cast<const float4*>(args.cos + int64_t{position} * (C::kHeadDim / 2));
-  const float4* sin = reinterpret_cast<const float4*>(args.sin + int64_t{position} * (C::kHeadDim / 2));
+  const float4* cos =
+      reinterpret_cast<const float4*>(args.cos + int64_t{position} * (C::kHeadDim / 2));
+  const float4* sin =
+      reinterpret_cast<const float4*>(args.sin + int64_t{position} * (C::kHeadDim / 2));
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
     reinterpret_cast<float4*>(angles.low)[i] = cos[2 * j + i];
@@ -159,7 +162,8 @@ __device__ void write_row(const KvWriteArgs& args, const Grid& grid, int warp, i
     Part x;
     widen<C::kBf16>(raw.low, x.low);
     widen<C::kBf16>(raw.high, x.high);
-    finish_head<C>(args, at, x, angles, raw.scale, min(head_of(turn), total - 1), j, head_of(turn) < total);
+    finish_head<C>(args, at, x, angles, raw.scale, min(head_of(turn), total - 1), j,
+                   head_of(turn) < total);
   }
 }
 
@@ -191,8 +195,8 @@ __device__ __forceinline__ Tile find_tile(const KvWriteArgs& args, int slot, int
       const int owner = __ffs(holds) - 1;
       const int owner_past = __shfl_sync(kAllLanes, past, owner);
       const int owner_end = __shfl_sync(kAllLanes, end, owner);
-      const int index = owner_past / kPageTokens + slot - before -
-                        __shfl_sync(kAllLanes, sum - pages, owner);
+      const int index =
+          owner_past / kPageTokens + slot - before - __shfl_sync(kAllLanes, sum - pages, owner);
       const int sequence = base + owner;
       tile.page = args.page_table[int64_t{sequence} * args.max_pages + index];
       tile.first_row = int64_t{args.cu_rows[sequence]} + index * kPageTokens - owner_past;
@@ -213,8 +217,8 @@ __device__ __forceinline__ int token_of(int quad, int i) {
 
 /// Rounds a tile of V and leaves it transposed in shared memory: [head and dim][64 tokens].
 template <class C>
-__device__ __forceinline__ void round_tile(const KvWriteArgs& args, const Tile& tile, int first_head,
-                                           uint32_t* shared) {
+__device__ __forceinline__ void round_tile(const KvWriteArgs& args, const Tile& tile,
+                                           int first_head, uint32_t* shared) {
   // Eight fours of tokens and four eights of dims a warp: no bank conflicts on the way in.
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int octet = lane % 4 + 4 * (warp / 2), quad = lane / 4 + 8 * (warp % 2);
@@ -229,9 +233,9 @@ __device__ __forceinline__ void round_tile(const KvWriteArgs& args, const Tile& 
     const int token = token_of<C>(quad, i);
     raw[i] = make_uint4(0, 0, 0, 0);
     if (token >= tile.begin && token < tile.end) {
-      raw[i] = __ldcs(reinterpret_cast<const uint4*>(
-          static_cast<const uint16_t*>(args.qkv) +
-          (tile.first_row + token) * heads * C::kHeadDim + column));
+      raw[i] = __ldcs(
+          reinterpret_cast<const uint4*>(static_cast<const uint16_t*>(args.qkv) +
+                                         (tile.first_row + token) * heads * C::kHeadDim + column));
     }
   }
   float x[4][8];
@@ -255,9 +259,8 @@ __device__ __forceinline__ void round_tile(const KvWriteArgs& args, const Tile& 
     if constexpr (C::kFp8Cache) {
       to[d * C::kTilePitch] = ptx::floats_to_e4m3(x[0][d], x[1][d], x[2][d], x[3][d]);
     } else {
-      *reinterpret_cast<uint2*>(to + d * C::kTilePitch) =
-          make_uint2(ptx::floats_to_half_pair(x[0][d], x[1][d]),
-                     ptx::floats_to_half_pair(x[2][d], x[3][d]));
+      *reinterpret_cast<uint2*>(to + d * C::kTilePitch) = make_uint2(
+          ptx::floats_to_half_pair(x[0][d], x[1][d]), ptx::floats_to_half_pair(x[2][d], x[3][d]));
     }
   }
 }
@@ -279,8 +282,8 @@ __device__ __forceinline__ void place_positions(uint8_t* to, const uint4& value,
     const int position = first_position + i;
     const int token = group + v_group_token(position & 15, C::kElemBytes);
     if (token >= tile.begin && token < tile.end) {
-      reinterpret_cast<Element*>(to)[i] = static_cast<Element>(
-          words[i * C::kElemBytes / 4] >> (8 * (i * C::kElemBytes % 4)));
+      reinterpret_cast<Element*>(to)[i] =
+          static_cast<Element>(words[i * C::kElemBytes / 4] >> (8 * (i * C::kElemBytes % 4)));
     }
   }
 }
@@ -300,7 +303,8 @@ __device__ void write_tile(const KvWriteArgs& args, int slot, int first_head, ui
     if (head >= args.num_kv_heads) return;
     const uint32_t* from = shared + i / kPieces * C::kTilePitch + 4 * piece;
     uint8_t* to = static_cast<uint8_t*>(args.v_pool) +
-                  (layout.head_offset(tile.page, head) + dim * kPageTokens) * C::kElemBytes + 16 * piece;
+                  (layout.head_offset(tile.page, head) + dim * kPageTokens) * C::kElemBytes +
+                  16 * piece;
     place_positions<C>(to, make_uint4(from[0], from[1], from[2], from[3]),
                        16 / C::kElemBytes * piece, tile);
   }
@@ -308,7 +312,8 @@ __device__ void write_tile(const KvWriteArgs& args, int slot, int first_head, ui
 
 template <class C>
 __global__ void __launch_bounds__(kThreads, C::kPlain ? 3 : 2)
-    rope_quantize_write(const __grid_constant__ KvWriteArgs args, const __grid_constant__ Grid grid) {
+    rope_quantize_write(const __grid_constant__ KvWriteArgs args,
+                        const __grid_constant__ Grid grid) {
   __shared__ __align__(16) uint32_t shared[128 * C::kTilePitch];
   if (static_cast<int>(blockIdx.x) < grid.row_blocks) {
     write_row<C>(args, grid, blockIdx.x * (kThreads / 32) + threadIdx.x / 32, threadIdx.x % 32);

@@ -19,21 +19,24 @@ Status check_pointers(const KvWriteArgs& a) {
   if (a.qkv == nullptr || a.q_out == nullptr || a.k_pool == nullptr || a.v_pool == nullptr ||
       a.page_table == nullptr || a.cu_rows == nullptr || a.kv_lens == nullptr || a.cos == nullptr ||
       a.sin == nullptr) {
-    return usage_error("KV write: qkv, q_out, pools, page_table, cu_rows, kv_lens, cos and sin must "
-                       "be given");
+    return usage_error(
+        "KV write: qkv, q_out, pools, page_table, cu_rows, kv_lens, cos and sin must "
+        "be given");
   }
   if ((a.k_scale != nullptr) != a.fp8_cache || (a.v_scale != nullptr) != a.fp8_cache ||
       (a.q_scale != nullptr) != a.fp8_q) {
-    return usage_error("KV write: scales go with FP8: K's and V's with an FP8 cache, Q's with FP8 "
-                       "queries");
+    return usage_error(
+        "KV write: scales go with FP8: K's and V's with an FP8 cache, Q's with FP8 "
+        "queries");
   }
   if (a.fp8_q && !a.fp8_cache) {
     return unsupported("KV write: FP8 queries beside an FP16 cache");
   }
   const auto aligned = [](const void* p) { return reinterpret_cast<std::uintptr_t>(p) % 16 == 0; };
-  for (const void* p : {a.qkv, static_cast<const void*>(a.q_out), static_cast<const void*>(a.k_pool),
-                        static_cast<const void*>(a.v_pool), static_cast<const void*>(a.cos),
-                        static_cast<const void*>(a.sin), a.q_norm, a.k_norm}) {
+  for (const void* p :
+       {a.qkv, static_cast<const void*>(a.q_out), static_cast<const void*>(a.k_pool),
+        static_cast<const void*>(a.v_pool), static_cast<const void*>(a.cos),
+        static_cast<const void*>(a.sin), a.q_norm, a.k_norm}) {
     if (!aligned(p)) return usage_error("KV write: pointers must be aligned to 16 bytes");
   }
   return {};
@@ -42,10 +45,10 @@ Status check_pointers(const KvWriteArgs& a) {
 Status check_sizes(const KvWriteArgs& a) {
   if (a.batch < 1 || a.rows < 1 || a.max_rows_per_sequence < 1 || a.num_heads < 1 ||
       a.num_kv_heads < 1 || a.max_pages < 1) {
-    return usage_error("KV write: batch {}, rows {}, rows of a sequence {}, heads {}, KV heads {} and "
-                       "page table width {} must be positive",
-                       a.batch, a.rows, a.max_rows_per_sequence, a.num_heads, a.num_kv_heads,
-                       a.max_pages);
+    return usage_error(
+        "KV write: batch {}, rows {}, rows of a sequence {}, heads {}, KV heads {} and "
+        "page table width {} must be positive",
+        a.batch, a.rows, a.max_rows_per_sequence, a.num_heads, a.num_kv_heads, a.max_pages);
   }
   if (a.num_heads % a.num_kv_heads != 0) {
     return usage_error("KV write: {} query heads do not divide into {} KV heads", a.num_heads,
@@ -56,7 +59,8 @@ Status check_sizes(const KvWriteArgs& a) {
   }
   const std::int64_t heads = std::int64_t{a.num_heads} + 2 * std::int64_t{a.num_kv_heads};
   if (heads > 65536 || std::int64_t{a.rows} * heads > INT32_MAX / 4) {
-    return capacity_error("KV write: {} rows of {} heads are too many for one launch", a.rows, heads);
+    return capacity_error("KV write: {} rows of {} heads are too many for one launch", a.rows,
+                          heads);
   }
   return {};
 }

@@ -1,8 +1,8 @@
 // What happens to one head of one token, stage by stage: normalize, rope, transform, round, place.
 //
 // A head is shared by kLanes = head_dim / 16 neighbouring lanes. Lane j of them holds dims
-// 8j .. 8j + 7 and head_dim / 2 + 8j .. + 7, so that RoPE's pairs meet in one lane and every access is
-// 16 bytes. FP32 products and sums round where docs/numbers.md says.
+// 8j .. 8j + 7 and head_dim / 2 + 8j .. + 7, so that RoPE's pairs meet in one lane and every access
+// is 16 bytes. FP32 products and sums round where docs/numbers.md says.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -94,8 +94,8 @@ __device__ __forceinline__ void butterfly(float& a, float& b) {
   b = difference;
 }
 
-/// Subtracts the head's offset, then applies the Walsh-Hadamard transform: strides 1, 2, 4, … in this
-/// order, the factor 1 / sqrt(head_dim) last. `offset` may be null.
+/// Subtracts the head's offset, then applies the Walsh-Hadamard transform: strides 1, 2, 4, … in
+/// this order, the factor 1 / sqrt(head_dim) last. `offset` may be null.
 template <int kLanes>
 __device__ __forceinline__ void transform(Part& x, const float* offset, bool hadamard, int j) {
   if (offset != nullptr) {
@@ -203,7 +203,8 @@ __device__ __forceinline__ void place_column(void* base, int64_t at,
   constexpr int kPerWord = kFp8 ? 4 : 2;
 #pragma unroll
   for (int i = 0; i < 8; ++i) {
-    to[i * kPageTokens] = static_cast<Element>(words[i / kPerWord] >> (32 / kPerWord * (i % kPerWord)));
+    to[i * kPageTokens] =
+        static_cast<Element>(words[i / kPerWord] >> (32 / kPerWord * (i % kPerWord)));
   }
 }
 

@@ -6,8 +6,8 @@
 
 namespace kv8::ptx {
 
-/// D[16, 8] += A[16, 16] * B[16, 8] in FP16 with FP32 accumulators. Lane 4g + q holds of A the pairs
-/// at rows g, g + 8, g, g + 8 and columns 2q, 2q, 2q + 8, 2q + 8; of B column g, rows 2q and
+/// D[16, 8] += A[16, 16] * B[16, 8] in FP16 with FP32 accumulators. Lane 4g + q holds of A the
+/// pairs at rows g, g + 8, g, g + 8 and columns 2q, 2q, 2q + 8, 2q + 8; of B column g, rows 2q and
 /// 2q + 8; of D rows g, g, g + 8, g + 8 and columns 2q, 2q + 1, 2q, 2q + 1.
 __device__ __forceinline__ void mma_half(float (&d)[4], uint32_t a0, uint32_t a1, uint32_t a2,
                                          uint32_t a3, uint32_t b0, uint32_t b1) {

@@ -1,5 +1,5 @@
-// Decode attention: one loading warp keeps a ring of pages full, the others take one page each in turn.
-// See docs/attention-decode.md.
+// Decode attention: one loading warp keeps a ring of pages full, the others take one page each in
+// turn. See docs/attention-decode.md.
 #pragma once
 
 #include "cuda/attention/sm90/decode/merge.cuh"
@@ -43,7 +43,8 @@ __device__ void load_pages(const DecodeKernelParams& params, DecodeShared<C>& sh
       const int count = min(s.end_page - base, 32);
       const int ids = lane < count && s.kv_len > 0 ? table[base + lane] : 0;
       for (int i = 0; i < count; ++i) {
-        const int64_t block = int64_t{__shfl_sync(kAllLanes, ids, i)} * params.num_kv_heads + kv_head;
+        const int64_t block =
+            int64_t{__shfl_sync(kAllLanes, ids, i)} * params.num_kv_heads + kv_head;
         if (lane == 0) {
           const uint32_t full = ptx::shared_address(&shared.full[ring.stage]);
           const uint32_t stage = ptx::shared_address(shared.stages[ring.stage]);
@@ -76,12 +77,14 @@ __device__ __forceinline__ void load_queries(const DecodeKernelParams& params, c
     const int64_t at = exists ? row_offset(params, task, row, C::kHeadDim) : 0;
 #pragma unroll
     for (int step = 0; step < C::kKSteps; ++step) {
-      const int dim = 16 / C::kElemBytes * (4 * (step / kStepsPerLoad) + q) + 4 * (step % kStepsPerLoad);
+      const int dim =
+          16 / C::kElemBytes * (4 * (step / kStepsPerLoad) + q) + 4 * (step % kStepsPerLoad);
       uint2 pairs = make_uint2(0, 0);
       if (exists && params.q_is_fp8) {
         const uint32_t codes =
             *reinterpret_cast<const uint32_t*>(static_cast<const uint8_t*>(params.q) + at + dim);
-        pairs = make_uint2(ptx::e4m3_to_half_pair(codes & 0xffff), ptx::e4m3_to_half_pair(codes >> 16));
+        pairs =
+            make_uint2(ptx::e4m3_to_half_pair(codes & 0xffff), ptx::e4m3_to_half_pair(codes >> 16));
       } else if (exists) {
         pairs = *reinterpret_cast<const uint2*>(static_cast<const uint16_t*>(params.q) + at + dim);
       }
@@ -128,8 +131,8 @@ __device__ void compute_pages(const DecodeKernelParams& params, DecodeShared<C>&
         const int limits[2] = {last_key[0] - 64 * page, last_key[1] - 64 * page};
         soften<C>(rows, scores, scale, masked, limits, q);
         if (masked) {
-          weigh_values<C, true>(rows, k_page + C::kPageBytes, scores, s.kv_len - 64 * page - 16 * q, g,
-                                q);
+          weigh_values<C, true>(rows, k_page + C::kPageBytes, scores, s.kv_len - 64 * page - 16 * q,
+                                g, q);
         } else {
           weigh_values<C, false>(rows, k_page + C::kPageBytes, scores, 64, g, q);
         }

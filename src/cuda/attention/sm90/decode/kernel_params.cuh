@@ -16,17 +16,17 @@ struct DecodeKernelParams {
   const float* k_scale;
   const float* v_scale;
   const float* v_offset;
-  float* partial;         ///< [2 * blocks][kRows][head_dim] weighted sums, then peaks and sums
-  uint32_t* counters;     ///< one a task: blocks that have handed in their part
-  int scale_stride;       ///< 0: one scale, 1: one a KV head
+  float* partial;      ///< [2 * blocks][kRows][head_dim] weighted sums, then peaks and sums
+  uint32_t* counters;  ///< one a task: blocks that have handed in their part
+  int scale_stride;    ///< 0: one scale, 1: one a KV head
   int batch;
   int q_len;
   int num_heads;
   int num_kv_heads;
-  int group;              ///< query heads of a KV head
-  int row_tiles;          ///< passes over a KV head: ceil(q_len * group / kRows)
+  int group;      ///< query heads of a KV head
+  int row_tiles;  ///< passes over a KV head: ceil(q_len * group / kRows)
   int max_pages;
-  float score_scale;      ///< softmax_scale * log2(e)
+  float score_scale;  ///< softmax_scale * log2(e)
   bool q_is_fp8;
   bool out_is_bf16;
 };
@@ -38,9 +38,9 @@ struct DecodeShape {
   static constexpr bool kFp8 = kElem == 1;
   static constexpr int kHeadDim = kDim;
   static constexpr int kRows = kRowCount;
-  // Warps that compute; one more loads, and a ninth would cap registers at 168. The number of stages
-  // is a multiple of theirs: each warp meets only stages that it emptied itself, whose phase it
-  // cannot mistake (a parity tells only neighbouring phases apart). These make the most of the
+  // Warps that compute; one more loads, and a ninth would cap registers at 168. The number of
+  // stages is a multiple of theirs: each warp meets only stages that it emptied itself, whose phase
+  // it cannot mistake (a parity tells only neighbouring phases apart). These make the most of the
   // shared memory.
   static constexpr int kWarps = kDim == 128 && kRowCount == 16 ? 5 : kDim * kElem == 64 ? 7 : 6;
   static constexpr int kThreads = 32 * (kWarps + 1);

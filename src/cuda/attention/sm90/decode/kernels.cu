@@ -17,7 +17,8 @@ cudaError_t start(const DecodeKernelParams& params, int blocks, cudaStream_t str
 }
 
 template <int kElem, int kDim>
-cudaError_t start_rows(const DecodeKernelParams& params, int rows, int blocks, cudaStream_t stream) {
+cudaError_t start_rows(const DecodeKernelParams& params, int rows, int blocks,
+                       cudaStream_t stream) {
   return rows == 8 ? start<kElem, kDim, 8>(params, blocks, stream)
                    : start<kElem, kDim, 16>(params, blocks, stream);
 }

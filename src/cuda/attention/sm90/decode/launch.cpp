@@ -23,8 +23,9 @@ Status check_pointers(const DecodeArgs& a) {
   const bool fp8_kv = a.kv_type == KvType::kE4m3;
   if ((a.k_scale != nullptr) != fp8_kv || (a.v_scale != nullptr) != fp8_kv ||
       (a.q_scale != nullptr) != (a.q_type == KvType::kE4m3)) {
-    return usage_error("decode attention: scales go with FP8: K's and V's with an FP8 cache, Q's "
-                       "with FP8 queries");
+    return usage_error(
+        "decode attention: scales go with FP8: K's and V's with an FP8 cache, Q's "
+        "with FP8 queries");
   }
   const auto aligned = [](const void* p) { return reinterpret_cast<std::uintptr_t>(p) % 16 == 0; };
   if (!aligned(a.q) || !aligned(a.k_pool) || !aligned(a.v_pool) || !aligned(a.out)) {
@@ -36,9 +37,10 @@ Status check_pointers(const DecodeArgs& a) {
 /// Limits keep the products of the schedule within 32 bits.
 Status check_sizes(const DecodeArgs& a) {
   if (a.batch < 1 || a.q_len < 1 || a.num_heads < 1 || a.num_kv_heads < 1 || a.max_pages < 1) {
-    return usage_error("decode attention: batch {}, q_len {}, heads {}, KV heads {} and page table "
-                       "width {} must be positive",
-                       a.batch, a.q_len, a.num_heads, a.num_kv_heads, a.max_pages);
+    return usage_error(
+        "decode attention: batch {}, q_len {}, heads {}, KV heads {} and page table "
+        "width {} must be positive",
+        a.batch, a.q_len, a.num_heads, a.num_kv_heads, a.max_pages);
   }
   if (a.num_heads % a.num_kv_heads != 0) {
     return usage_error("decode attention: {} query heads do not divide into {} KV heads",
@@ -51,9 +53,10 @@ Status check_sizes(const DecodeArgs& a) {
   const double tasks = 1.0 * a.batch * a.num_kv_heads *
                        std::ceil(static_cast<double>(a.q_len) * group / kMaxDecodeRows);
   if (tasks * a.max_pages * 257 >= 4294967296.0 || 1.0 * a.q_len * group > 1 << 20) {
-    return capacity_error("decode attention: batch {} x {} pages x {} KV heads is too much for one "
-                          "launch",
-                          a.batch, a.max_pages, a.num_kv_heads);
+    return capacity_error(
+        "decode attention: batch {} x {} pages x {} KV heads is too much for one "
+        "launch",
+        a.batch, a.max_pages, a.num_kv_heads);
   }
   if (!(a.softmax_scale > 0.0f) || !std::isfinite(a.softmax_scale)) {
     return usage_error("decode attention: softmax_scale {} must be positive", a.softmax_scale);
@@ -64,9 +67,12 @@ Status check_sizes(const DecodeArgs& a) {
 Result<int> default_blocks() {
   int device = 0, count = 0, major = 0;
   KV8_TRY(cuda_ok(cudaGetDevice(&device), "device"));
-  KV8_TRY(cuda_ok(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device), "device"));
-  KV8_TRY(cuda_ok(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "device"));
-  if (major != 9) return unsupported("this decode kernel needs a Hopper GPU (compute capability 9.0)");
+  KV8_TRY(
+      cuda_ok(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device), "device"));
+  KV8_TRY(
+      cuda_ok(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "device"));
+  if (major != 9)
+    return unsupported("this decode kernel needs a Hopper GPU (compute capability 9.0)");
   return std::min(count, 256);
 }
 
@@ -80,8 +86,7 @@ Workspace workspace_of(const DecodeArgs& a, int blocks) {
   w.row_tiles = (rows + kMaxDecodeRows - 1) / kMaxDecodeRows;
   const std::size_t tasks = std::size_t(a.batch) * a.num_kv_heads * w.row_tiles;
   w.counter_bytes = (tasks * 4 + 255) / 256 * 256;
-  w.total_bytes =
-      w.counter_bytes + std::size_t(2) * blocks * kMaxDecodeRows * (a.head_dim + 2) * 4;
+  w.total_bytes = w.counter_bytes + std::size_t(2) * blocks * kMaxDecodeRows * (a.head_dim + 2) * 4;
   return w;
 }
 
@@ -114,7 +119,8 @@ Status launch_decode(const DecodeArgs& a, CUstream_st* stream, int blocks) {
   p.v_scale = a.v_scale;
   p.v_offset = a.v_offset;
   p.counters = static_cast<uint32_t*>(a.workspace);
-  p.partial = reinterpret_cast<float*>(static_cast<uint8_t*>(a.workspace) + workspace.counter_bytes);
+  p.partial =
+      reinterpret_cast<float*>(static_cast<uint8_t*>(a.workspace) + workspace.counter_bytes);
   p.scale_stride = a.scale_per_head ? 1 : 0;
   p.batch = a.batch;
   p.q_len = a.q_len;
@@ -127,8 +133,9 @@ Status launch_decode(const DecodeArgs& a, CUstream_st* stream, int blocks) {
   p.q_is_fp8 = a.q_type == KvType::kE4m3;
   p.out_is_bf16 = a.out_type == OutType::kBf16;
   const int rows = p.q_len * p.group <= 8 ? 8 : 16;
-  return cuda_ok(start_decode(p, a.kv_type == KvType::kE4m3 ? 1 : 2, a.head_dim, rows, blocks, stream),
-                 "launch");
+  return cuda_ok(
+      start_decode(p, a.kv_type == KvType::kE4m3 ? 1 : 2, a.head_dim, rows, blocks, stream),
+      "launch");
 }
 
 }  // namespace kv8::sm90

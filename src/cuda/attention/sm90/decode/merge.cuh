@@ -33,16 +33,16 @@ __device__ __forceinline__ TaskRows task_rows(const DecodeKernelParams& params, 
           min(params.q_len * params.group - first, C::kRows)};
 }
 /// Offset of a row in Q and in the output; `row` counts query token by query token.
-__device__ __forceinline__ int64_t row_offset(const DecodeKernelParams& params, const TaskRows& task,
-                                              int row, int head_dim) {
+__device__ __forceinline__ int64_t row_offset(const DecodeKernelParams& params,
+                                              const TaskRows& task, int row, int head_dim) {
   const int token = (task.first_row + row) / params.group;
   const int head = task.kv_head * params.group + (task.first_row + row) % params.group;
   return ((int64_t{task.batch} * params.q_len + token) * params.num_heads + head) * head_dim;
 }
 
 template <class C>
-__device__ __forceinline__ void leave_rows(RowState<C>& rows, MergeBuffer<C>& buffer, int warp, int g,
-                                           int q) {
+__device__ __forceinline__ void leave_rows(RowState<C>& rows, MergeBuffer<C>& buffer, int warp,
+                                           int g, int q) {
 #pragma unroll
   for (int r = 0; r < C::kRows / 8; ++r) {
     float sum = rows.sum[r];
@@ -74,8 +74,8 @@ __device__ __forceinline__ void add_scaled(float4& to, const float4& from, float
 
 /// Sums what `count` warps from `first_warp` on (cyclically) have left.
 template <class C>
-__device__ __forceinline__ RowPart merge_warps(const MergeBuffer<C>& buffer, int first_warp, int count,
-                                               int row, int column) {
+__device__ __forceinline__ RowPart merge_warps(const MergeBuffer<C>& buffer, int first_warp,
+                                               int count, int row, int column) {
   RowPart part{make_float4(0, 0, 0, 0), kNoPeak, 0.0f};
 #pragma unroll
   for (int i = 0; i < C::kWarps; ++i) {
@@ -87,7 +87,8 @@ __device__ __forceinline__ RowPart merge_warps(const MergeBuffer<C>& buffer, int
       const int warp = (first_warp + i) % C::kWarps;
       const float factor = ptx::exp2_approx(buffer.peak[warp][row] - part.peak);
       part.sum = fmaf(buffer.sum[warp][row], factor, part.sum);
-      add_scaled(part.out, *reinterpret_cast<const float4*>(&buffer.out[warp][row][column]), factor);
+      add_scaled(part.out, *reinterpret_cast<const float4*>(&buffer.out[warp][row][column]),
+                 factor);
     }
   }
   return part;
@@ -110,13 +111,15 @@ __device__ __forceinline__ void store_part(const DecodeKernelParams& params, con
       params.out_is_bf16
           ? make_uint2(ptx::floats_to_bfloat_pair(x, y), ptx::floats_to_bfloat_pair(z, w))
           : make_uint2(ptx::floats_to_half_pair(x, y), ptx::floats_to_half_pair(z, w));
-  *reinterpret_cast<uint2*>(params.out + row_offset(params, task, row, C::kHeadDim) + column) = words;
+  *reinterpret_cast<uint2*>(params.out + row_offset(params, task, row, C::kHeadDim) + column) =
+      words;
 }
 
 /// Place of a block's part of a shared task. A block's first segment may continue a task, its last
 /// may begin one.
 template <class C>
-__device__ __forceinline__ float* part_of(const DecodeKernelParams& params, int block, bool begins) {
+__device__ __forceinline__ float* part_of(const DecodeKernelParams& params, int block,
+                                          bool begins) {
   return params.partial + (2 * int64_t{block} + begins) * (C::kRows * (C::kHeadDim + 2));
 }
 
@@ -141,7 +144,8 @@ __device__ void combine_blocks(const DecodeKernelParams& params, const TaskRows&
       const float factor = ptx::exp2_approx(factors[i * C::kRows + row] - part.peak);
       part.sum = fmaf(__ldcg(from + kOut + C::kRows + row), factor, part.sum);
       add_scaled(part.out,
-                 __ldcg(reinterpret_cast<const float4*>(from + row * C::kHeadDim + column)), factor);
+                 __ldcg(reinterpret_cast<const float4*>(from + row * C::kHeadDim + column)),
+                 factor);
     }
     store_part<C>(params, task, row, column, part);
   }

@@ -1,9 +1,9 @@
 // One warp, one page of one KV head: scores, online softmax, weighted values.
 //
 // Q·K^T and P·V are FP16 products: FP8 codes become FP16 exactly, Q loses nothing, and P keeps 11
-// bits. The contraction order of Q·K^T is free, so each lane takes 16 contiguous bytes of a key; the
-// order of keys is free as well, so they are dealt to the columns such that a lane ends with the 16
-// tokens of permuted group q, the ones that its 16-byte load of a V row holds.
+// bits. The contraction order of Q·K^T is free, so each lane takes 16 contiguous bytes of a key;
+// the order of keys is free as well, so they are dealt to the columns such that a lane ends with
+// the 16 tokens of permuted group q, the ones that its 16-byte load of a V row holds.
 #pragma once
 
 #include "cuda/attention/sm90/decode/kernel_params.cuh"
@@ -41,8 +41,7 @@ template <class C>
 __device__ __forceinline__ void score_page(uint32_t k_page, const uint32_t (&q_rows)[C::kKSteps][4],
                                            int g, int q, float (&s)[8][4]) {
   constexpr int kStepsPerLoad = C::kFp8 ? 4 : 2;
-  const uint32_t base =
-      k_page + (16 * (g >> 1) + (g & 1)) * (C::kHeadDim * C::kElemBytes) + 16 * q;
+  const uint32_t base = k_page + (16 * (g >> 1) + (g & 1)) * (C::kHeadDim * C::kElemBytes) + 16 * q;
 #pragma unroll
   for (auto& tile : s) tile[0] = tile[1] = tile[2] = tile[3] = 0.0f;
 #pragma unroll
@@ -50,8 +49,7 @@ __device__ __forceinline__ void score_page(uint32_t k_page, const uint32_t (&q_r
 #pragma unroll
     for (int t = 0; t < 8; ++t) {
       const int row = (t & 1) * 8 + (t >> 1) * 2;
-      const uint4 key =
-          ptx::load_shared_16(base + row * (C::kHeadDim * C::kElemBytes) + 64 * load);
+      const uint4 key = ptx::load_shared_16(base + row * (C::kHeadDim * C::kElemBytes) + 64 * load);
       const uint32_t words[4] = {key.x, key.y, key.z, key.w};
 #pragma unroll
       for (int i = 0; i < kStepsPerLoad; ++i) {
@@ -69,8 +67,8 @@ __device__ __forceinline__ void score_page(uint32_t k_page, const uint32_t (&q_r
 
 /// Scores become probabilities; `limits`: keys of the page that each of the two rows sees.
 template <class C>
-__device__ __forceinline__ void soften(RowState<C>& rows, float (&s)[8][4], float scale, bool masked,
-                                       const int (&limits)[2], int q) {
+__device__ __forceinline__ void soften(RowState<C>& rows, float (&s)[8][4], float scale,
+                                       bool masked, const int (&limits)[2], int q) {
   constexpr int kHalves = C::kRows / 8;
   float next[kHalves];
   bool moved = false;
@@ -133,7 +131,8 @@ __device__ __forceinline__ void tail_masks(int kept, uint32_t (&masks)[4 * C::kE
   }
 }
 
-/// Adds P·V. Behind the last token V may hold NaN, which 0 times does not remove: `kTail` clears it.
+/// Adds P·V. Behind the last token V may hold NaN, which 0 times does not remove: `kTail` clears
+/// it.
 template <class C, bool kTail>
 __device__ __forceinline__ void weigh_values(RowState<C>& rows, uint32_t v_page,
                                              const float (&p)[8][4], int kept, int g, int q) {

@@ -16,7 +16,7 @@ inline constexpr int kMaxDecodeRows = 16;
 /// read on the device, so that a captured launch may be replayed with other ones. All pointers are
 /// device pointers.
 struct DecodeArgs {
-  const void* q = nullptr;  ///< [batch][q_len][num_heads][head_dim], type `q_type`
+  const void* q = nullptr;       ///< [batch][q_len][num_heads][head_dim], type `q_type`
   const void* k_pool = nullptr;  ///< pages as ops/kv_layout.h describes them, 16-byte aligned
   const void* v_pool = nullptr;
   void* out = nullptr;  ///< [batch][q_len][num_heads][head_dim], type `out_type`
