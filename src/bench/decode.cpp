@@ -1,0 +1,162 @@
+#include "bench/decode.h"
+
+#include "bench/model_bench.h"
+
+#if KV8_HAS_CUDA
+#include <cuda_runtime_api.h>
+
+#include <functional>
+#include <memory>
+
+#include "cuda/attention/sm90/decode/launch.h"
+#include "cuda/testing/gpu_timer.h"
+#include "cuda/testing/memory_ceilings.h"
+#include "cuda/testing/prefill_problem.h"
+#endif
+
+namespace kv8::bench {
+
+std::vector<DecodeShapeSpec> decode_bench_shapes() {
+  std::vector<DecodeShapeSpec> shapes;
+  for (int head_dim : {128, 64}) {
+    for (int batch : {1, 8, 64}) {
+      for (int context : {1024, 4096, 32768, 131072})
+        shapes.push_back({32, 8, head_dim, batch, context});
+    }
+  }
+  return shapes;
+}
+
+#if KV8_HAS_CUDA
+namespace {
+
+struct Problem {
+  cuda_testing::PrefillProblem data;
+  sm90::DecodeArgs args;
+  std::shared_ptr<void> workspace;
+};
+
+Result<Problem> make_problem(const DecodeShapeSpec& shape, sm90::KvType type) {
+  cuda_testing::PrefillProblemSpec spec;
+  spec.q_lens.assign(static_cast<std::size_t>(shape.batch), 1);
+  spec.kv_lens.assign(static_cast<std::size_t>(shape.batch), shape.context);
+  spec.num_heads = shape.num_heads;
+  spec.num_kv_heads = shape.num_kv_heads;
+  spec.head_dim = shape.head_dim;
+  spec.kv_type = type;
+  Problem problem{KV8_TRY(cuda_testing::PrefillProblem::create(spec)), {}, nullptr};
+  const sm90::PrefillArgs from = problem.data.args(sm90::ScoreType::kF32);
+  sm90::DecodeArgs& a = problem.args;
+  a.q = from.q;
+  a.k_pool = from.k_pool;
+  a.v_pool = from.v_pool;
+  a.out = from.out;
+  a.page_table = from.page_table;
+  a.kv_lens = from.kv_lens;
+  a.q_scale = from.q_scale;
+  a.k_scale = from.k_scale;
+  a.v_scale = from.v_scale;
+  a.batch = from.batch;
+  a.num_heads = from.num_heads;
+  a.num_kv_heads = from.num_kv_heads;
+  a.head_dim = from.head_dim;
+  a.max_pages = from.max_pages;
+  a.softmax_scale = from.softmax_scale;
+  a.kv_type = a.q_type = type;
+  const std::size_t bytes = KV8_TRY(sm90::decode_workspace_bytes(a));
+  if (cudaMalloc(&a.workspace, bytes) != cudaSuccess ||
+      cudaMemset(a.workspace, 0, bytes) != cudaSuccess) {
+    return capacity_error("decode benchmark: no memory for a workspace of {} bytes", bytes);
+  }
+  problem.workspace = {a.workspace, [](void* p) { cudaFree(p); }};
+  return problem;
+}
+
+/// Relative error of one launch; a wrong kernel is not worth timing.
+Result<double> check(Problem& problem) {
+  KV8_TRY(problem.data.poison_output());
+  KV8_TRY(sm90::launch_decode(problem.args, nullptr));
+  const auto error = KV8_TRY(problem.data.compare(32));
+  if (error.not_finite > 0 || error.relative > 2e-3) {
+    return unsupported("decode benchmark: relative error {:.2e}, {} values not finite",
+                       error.relative, error.not_finite);
+  }
+  return error.relative;
+}
+
+}  // namespace
+
+Result<DecodeBenchResult> bench_decode(const std::vector<DecodeShapeSpec>& shapes,
+                                       const DecodeBenchOptions& options) {
+  DecodeBenchResult result;
+  result.device = KV8_TRY(cuda_testing::device_name());
+  result.hbm_read_gb_s = KV8_TRY(cuda_testing::measure_memory()).read_gb_s;
+  cuda_testing::GpuTimer timer = KV8_TRY(cuda_testing::GpuTimer::create());
+  for (const DecodeShapeSpec& shape : shapes) {
+    DecodeBenchRow row;
+    row.shape = shape;
+    row.kv_bytes_fp8 =
+        std::int64_t{2} * shape.num_kv_heads * shape.head_dim * shape.batch * shape.context;
+    Problem half = KV8_TRY(make_problem(shape, sm90::KvType::kF16));
+    Problem fp8 = KV8_TRY(make_problem(shape, sm90::KvType::kE4m3));
+    row.fp16_error = KV8_TRY(check(half));
+    row.fp8_error = KV8_TRY(check(fp8));
+    const std::function<Status()> launch16 = [&] {
+      return sm90::launch_decode(half.args, nullptr);
+    };
+    const std::function<Status()> launch8 = [&] { return sm90::launch_decode(fp8.args, nullptr); };
+    KV8_TRY(timer.run_for(options.settle_ms, {launch16, launch8}));
+    std::vector<double> times16, times8;
+    for (int i = 0; i < options.repeats; ++i) {
+      times16.push_back(KV8_TRY(timer.time_cold(launch16)));
+      times8.push_back(KV8_TRY(timer.time_cold(launch8)));
+    }
+    row.fp16_us = spread_of(std::move(times16)).median;
+    row.fp8_us = spread_of(std::move(times8)).median;
+    row.fp8_gb_s = static_cast<double>(row.kv_bytes_fp8) / row.fp8_us * 1e-3;
+    result.rows.push_back(row);
+  }
+  return result;
+}
+
+#else
+Result<DecodeBenchResult> bench_decode(const std::vector<DecodeShapeSpec>&,
+                                       const DecodeBenchOptions&) {
+  return unsupported("this kv8 was built without CUDA; configure with -DKV8_CUDA=ON");
+}
+#endif
+
+std::string decode_bench_table(const DecodeBenchResult& result) {
+  std::string text = fmt::format("{}: HBM read {:.0f} GB/s\n", result.device, result.hbm_read_gb_s);
+  text +=
+      "heads      batch context   fp16 us    fp8 us  speed-up  fp8 GB/s  of read  fp16 error fp8 "
+      "error\n";
+  for (const DecodeBenchRow& r : result.rows) {
+    text += fmt::format(
+        "({},{},{:>3}) {:>4} {:>7} {:>9.2f} {:>9.2f} {:>9.2f} {:>9.0f} {:>7.1f}%  {:.2e}   "
+        "{:.2e}\n",
+        r.shape.num_heads, r.shape.num_kv_heads, r.shape.head_dim, r.shape.batch, r.shape.context,
+        r.fp16_us, r.fp8_us, r.fp16_us / r.fp8_us, r.fp8_gb_s,
+        100 * r.fp8_gb_s / result.hbm_read_gb_s, r.fp16_error, r.fp8_error);
+  }
+  return text;
+}
+
+std::string decode_bench_json(const DecodeBenchResult& result) {
+  std::string text =
+      fmt::format("{{\n  \"device\": \"{}\",\n  \"hbm_read_gb_s\": {:.1f},\n  \"rows\": [",
+                  result.device, result.hbm_read_gb_s);
+  const char* comma = "\n";
+  for (const DecodeBenchRow& r : result.rows) {
+    text += fmt::format(
+        "{}    {{\"num_heads\": {}, \"num_kv_heads\": {}, \"head_dim\": {}, \"batch\": {}, "
+        "\"context\": {}, "
+        "\"kv_bytes_fp8\": {}, \"fp16_us\": {:.2f}, \"fp8_us\": {:.2f}, \"fp8_gb_s\": {:.1f}}}",
+        comma, r.shape.num_heads, r.shape.num_kv_heads, r.shape.head_dim, r.shape.batch,
+        r.shape.context, r.kv_bytes_fp8, r.fp16_us, r.fp8_us, r.fp8_gb_s);
+    comma = ",\n";
+  }
+  return text + "\n  ]\n}\n";
+}
+
+}  // namespace kv8::bench

@@ -1,0 +1,171 @@
+#include "bench/kv_write.h"
+
+#include "bench/model_bench.h"
+
+#if KV8_HAS_CUDA
+#include <cuda_runtime_api.h>
+
+#include <functional>
+#include <memory>
+#include <random>
+
+#include "cuda/kv_write/launch.h"
+#include "cuda/testing/gpu_timer.h"
+#include "cuda/testing/memory_ceilings.h"
+#include "ops/kv_layout.h"
+#endif
+
+namespace kv8::bench {
+
+std::vector<WriteShapeSpec> write_bench_shapes() {
+  std::vector<WriteShapeSpec> shapes;
+  for (int head_dim : {128, 64}) {
+    for (int tokens : {1, 8, 64, 128, 512, 1024, 2048, 4096, 8192, 16384, 32768}) {
+      shapes.push_back({32, 8, head_dim, tokens});
+    }
+  }
+  return shapes;
+}
+
+#if KV8_HAS_CUDA
+namespace {
+
+constexpr int kDecodeTokens = 64;
+
+/// Keeps device memory alive.
+class Arena {
+ public:
+  Result<void*> take(std::size_t bytes) {
+    void* data = nullptr;
+    if (cudaMalloc(&data, bytes) != cudaSuccess) {
+      return capacity_error("write benchmark: no memory for {} bytes", bytes);
+    }
+    blocks_.push_back({data, [](void* p) { cudaFree(p); }});
+    return data;
+  }
+  template <class T>
+  Result<T*> upload(const std::vector<T>& values) {
+    void* data = KV8_TRY(take(values.size() * sizeof(T)));
+    if (cudaMemcpy(data, values.data(), values.size() * sizeof(T), cudaMemcpyHostToDevice) !=
+        cudaSuccess) {
+      return unsupported("write benchmark: upload of {} bytes failed", values.size() * sizeof(T));
+    }
+    return static_cast<T*>(data);
+  }
+
+ private:
+  std::vector<std::shared_ptr<void>> blocks_;
+};
+
+/// Everything but what differs between FP16 and FP8.
+Result<KvWriteArgs> make_args(const WriteShapeSpec& shape, Arena& arena) {
+  const bool decode = shape.tokens <= kDecodeTokens;
+  const int batch = decode ? shape.tokens : 1, past = decode ? 1000 : 0;
+  KvWriteArgs a;
+  a.batch = batch;
+  a.rows = shape.tokens;
+  a.max_rows_per_sequence = shape.tokens / batch;
+  a.num_heads = shape.num_heads;
+  a.num_kv_heads = shape.num_kv_heads;
+  a.head_dim = shape.head_dim;
+  const int kv_len = past + a.max_rows_per_sequence;
+  a.max_pages = static_cast<int>(pages_for_tokens(kv_len));
+  std::vector<std::int32_t> table(static_cast<std::size_t>(batch) * a.max_pages), cu_rows, lens;
+  for (std::size_t i = 0; i < table.size(); ++i) table[i] = static_cast<std::int32_t>(i);
+  for (int b = 0; b <= batch; ++b) cu_rows.push_back(b * a.max_rows_per_sequence);
+  lens.assign(static_cast<std::size_t>(batch), kv_len);
+  a.page_table = KV8_TRY(arena.upload(table));
+  a.cu_rows = KV8_TRY(arena.upload(cu_rows));
+  a.kv_lens = KV8_TRY(arena.upload(lens));
+  RopeConfig config;
+  config.head_dim = shape.head_dim;
+  const RopeAngleTable angles = make_rope_angles(KV8_TRY(make_rope_table(config)), kv_len);
+  a.cos = KV8_TRY(arena.upload(angles.cos));
+  a.sin = KV8_TRY(arena.upload(angles.sin));
+  const std::size_t columns =
+      static_cast<std::size_t>(shape.num_heads + 2 * shape.num_kv_heads) * shape.head_dim;
+  std::vector<std::uint16_t> qkv(columns * static_cast<std::size_t>(shape.tokens));
+  std::mt19937 random(1);
+  for (auto& x : qkv) x = static_cast<std::uint16_t>((random() & 0x83ff) | 0x3800);  // +-0.5 .. 1
+  a.qkv = KV8_TRY(arena.upload(qkv));
+  const std::size_t pool = table.size() * kPageTokens *
+                           static_cast<std::size_t>(shape.num_kv_heads) *
+                           static_cast<std::size_t>(shape.head_dim) * 2;
+  a.k_pool = KV8_TRY(arena.take(pool));
+  a.v_pool = KV8_TRY(arena.take(pool));
+  a.q_out = KV8_TRY(arena.take(columns * static_cast<std::size_t>(shape.tokens) * 2));
+  return a;
+}
+
+}  // namespace
+
+Result<WriteBenchResult> bench_write(const std::vector<WriteShapeSpec>& shapes,
+                                     const WriteBenchOptions& options) {
+  WriteBenchResult result;
+  result.device = KV8_TRY(cuda_testing::device_name());
+  result.copy_gb_s = KV8_TRY(cuda_testing::measure_memory()).copy_gb_s;
+  cuda_testing::GpuTimer timer = KV8_TRY(cuda_testing::GpuTimer::create());
+  for (const WriteShapeSpec& shape : shapes) {
+    Arena arena;
+    KvWriteArgs half = KV8_TRY(make_args(shape, arena));
+    half.fp8_cache = half.fp8_q = false;
+    KvWriteArgs fp8 = half;
+    fp8.fp8_cache = fp8.fp8_q = true;
+    fp8.q_scale = fp8.k_scale = fp8.v_scale = KV8_TRY(arena.upload(std::vector<float>{0.0125f}));
+    const std::function<Status()> launch16 = [&] { return launch_kv_write(half, nullptr); };
+    const std::function<Status()> launch8 = [&] { return launch_kv_write(fp8, nullptr); };
+    KV8_TRY(timer.run_for(options.settle_ms, {launch16, launch8}));
+    std::vector<double> times16, times8;
+    for (int i = 0; i < options.repeats; ++i) {
+      times16.push_back(KV8_TRY(timer.time_cold(launch16)));
+      times8.push_back(KV8_TRY(timer.time_cold(launch8)));
+    }
+    WriteBenchRow row;
+    row.shape = shape;
+    row.fp16_us = spread_of(std::move(times16)).median;
+    row.fp8_us = spread_of(std::move(times8)).median;
+    const double elements =
+        1.0 * shape.tokens * (shape.num_heads + 2 * shape.num_kv_heads) * shape.head_dim;
+    row.fp16_gb_s = 4 * elements / row.fp16_us * 1e-3;
+    row.fp8_gb_s = 3 * elements / row.fp8_us * 1e-3;
+    result.rows.push_back(row);
+  }
+  return result;
+}
+
+#else
+Result<WriteBenchResult> bench_write(const std::vector<WriteShapeSpec>&, const WriteBenchOptions&) {
+  return unsupported("this kv8 was built without CUDA; configure with -DKV8_CUDA=ON");
+}
+#endif
+
+std::string write_bench_table(const WriteBenchResult& result) {
+  std::string text = fmt::format("{}: copy {:.0f} GB/s\n", result.device, result.copy_gb_s);
+  text += "heads       tokens   fp16 us    fp8 us  fp8/fp16  fp16 GB/s  fp8 GB/s  of copy\n";
+  for (const WriteBenchRow& r : result.rows) {
+    text +=
+        fmt::format("({},{},{:>3}) {:>7} {:>9.2f} {:>9.2f} {:>9.2f} {:>10.0f} {:>9.0f} {:>7.1f}%\n",
+                    r.shape.num_heads, r.shape.num_kv_heads, r.shape.head_dim, r.shape.tokens,
+                    r.fp16_us, r.fp8_us, r.fp8_us / r.fp16_us, r.fp16_gb_s, r.fp8_gb_s,
+                    100 * r.fp8_gb_s / result.copy_gb_s);
+  }
+  return text;
+}
+
+std::string write_bench_json(const WriteBenchResult& result) {
+  std::string text =
+      fmt::format("{{\n  \"device\": \"{}\",\n  \"copy_gb_s\": {:.1f},\n  \"rows\": [",
+                  result.device, result.copy_gb_s);
+  const char* comma = "\n";
+  for (const WriteBenchRow& r : result.rows) {
+    text += fmt::format(
+        "{}    {{\"num_heads\": {}, \"num_kv_heads\": {}, \"head_dim\": {}, \"tokens\": {}, "
+        "\"fp16_us\": {:.2f}, \"fp8_us\": {:.2f}, \"fp8_gb_s\": {:.1f}}}",
+        comma, r.shape.num_heads, r.shape.num_kv_heads, r.shape.head_dim, r.shape.tokens, r.fp16_us,
+        r.fp8_us, r.fp8_gb_s);
+    comma = ",\n";
+  }
+  return text + "\n  ]\n}\n";
+}
+
+}  // namespace kv8::bench

@@ -1,0 +1,39 @@
+// The RoPE + quantize + write kernel with FP16 and FP8 outputs, beside a plain copy in the same
+// run.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+
+namespace kv8::bench {
+
+struct WriteShapeSpec {
+  int num_heads = 0, num_kv_heads = 0, head_dim = 0;
+  int tokens = 0;  ///< up to 64: one of each of as many sequences; else of one sequence
+};
+struct WriteBenchOptions {
+  int repeats = 30;          ///< launches whose median counts, L2 emptied before each
+  double settle_ms = 500.0;  ///< FP16 and FP8 in turn before timing, so that clocks settle
+};
+struct WriteBenchRow {
+  WriteShapeSpec shape;
+  double fp16_us = 0, fp8_us = 0;
+  double fp16_gb_s = 0, fp8_gb_s = 0;  ///< bytes read and written
+};
+struct WriteBenchResult {
+  std::string device;
+  double copy_gb_s = 0;
+  std::vector<WriteBenchRow> rows;
+};
+
+/// 1 to 32k tokens of (32, 8, 128) and (32, 8, 64).
+std::vector<WriteShapeSpec> write_bench_shapes();
+Result<WriteBenchResult> bench_write(const std::vector<WriteShapeSpec>& shapes,
+                                     const WriteBenchOptions& options);
+std::string write_bench_table(const WriteBenchResult& result);
+std::string write_bench_json(const WriteBenchResult& result);
+
+}  // namespace kv8::bench

@@ -1,0 +1,55 @@
+// What the RoPE + quantize + write kernel takes, as plain structs without CUDA types.
+#pragma once
+
+#include <cstdint>
+
+namespace kv8 {
+
+/// One launch: for every row of a ragged batch, normalises (optionally) and rotates Q and K, rounds
+/// once to the model's type, transforms (optionally), and stores K and V in the paged cache and Q
+/// packed: docs/numbers.md, bit for bit. Row i of sequence b (counting from cu_rows[b]) has
+/// position kv_lens[b] - (cu_rows[b + 1] - cu_rows[b]) + i; slots of other tokens stay untouched.
+/// All pointers are device pointers.
+struct KvWriteArgs {
+  const void* qkv = nullptr;  ///< [rows][(num_heads + 2 * num_kv_heads) * head_dim], model's type
+  void* q_out = nullptr;      ///< [rows][num_heads][head_dim], E4M3 or FP16
+  void* k_pool = nullptr;     ///< pages as ops/kv_layout.h describes them, E4M3 or FP16
+  void* v_pool = nullptr;
+  const std::int32_t* page_table = nullptr;  ///< [batch][max_pages]
+  const std::int32_t* cu_rows = nullptr;     ///< [batch + 1], from 0
+  const std::int32_t* kv_lens = nullptr;     ///< [batch], the new tokens included
+
+  /// [positions][head_dim / 2] as `make_rope_angles` computes them; every position of the batch is
+  /// below `positions` there.
+  const float* cos = nullptr;
+  const float* sin = nullptr;
+  const void* q_norm = nullptr;  ///< [head_dim] RMS-norm weights in the model's type, or null
+  const void* k_norm = nullptr;
+  float norm_eps = 1e-6f;
+
+  const float* k_offset =
+      nullptr;  ///< [num_kv_heads][head_dim] subtracted before rounding, or null
+  const float* v_offset = nullptr;
+  bool hadamard = false;  ///< rotate Q and K heads (Sylvester order, times 1 / sqrt(head_dim))
+
+  /// code = e4m3(x / scale). One value, or one a KV head where `scale_per_head`. Q's with FP8 Q,
+  /// K's and V's with an FP8 cache, null otherwise.
+  const float* q_scale = nullptr;
+  const float* k_scale = nullptr;
+  const float* v_scale = nullptr;
+  bool scale_per_head = false;
+
+  int batch = 0;
+  int rows = 0;
+  int max_rows_per_sequence = 0;
+  int num_heads = 0;
+  int num_kv_heads = 0;
+  int head_dim = 0;  ///< 64 or 128
+  int max_pages = 0;
+
+  bool bf16 = false;      ///< the model's type: BF16, else FP16
+  bool fp8_cache = true;  ///< else FP16
+  bool fp8_q = true;      ///< else FP16
+};
+
+}  // namespace kv8

@@ -1,0 +1,36 @@
+// Warp-wide matrix products and the loads and conversions around them. One PTX instruction per
+// function. A "pair" is two FP16 values in one 32-bit register, the first in the low half.
+#pragma once
+
+#include <cstdint>
+
+namespace kv8::ptx {
+
+/// D[16, 8] += A[16, 16] * B[16, 8] in FP16 with FP32 accumulators. Lane 4g + q holds of A the
+/// pairs at rows g, g + 8, g, g + 8 and columns 2q, 2q, 2q + 8, 2q + 8; of B column g, rows 2q and
+/// 2q + 8; of D rows g, g, g + 8, g + 8 and columns 2q, 2q + 1, 2q, 2q + 1.
+__device__ __forceinline__ void mma_half(float (&d)[4], uint32_t a0, uint32_t a1, uint32_t a2,
+                                         uint32_t a3, uint32_t b0, uint32_t b1) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7},"
+      " {%8, %9}, {%0, %1, %2, %3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+}
+
+/// Two E4M3 codes as FP16, exactly. NaN stays NaN.
+__device__ __forceinline__ uint32_t e4m3_to_half_pair(uint16_t codes) {
+  uint32_t pair;
+  asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(pair) : "h"(codes));
+  return pair;
+}
+
+__device__ __forceinline__ uint4 load_shared_16(uint32_t address) {
+  uint4 value;
+  asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(value.x), "=r"(value.y), "=r"(value.z), "=r"(value.w)
+               : "r"(address));
+  return value;
+}
+
+}  // namespace kv8::ptx

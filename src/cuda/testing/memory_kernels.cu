@@ -1,0 +1,48 @@
+#include "cuda/testing/memory_kernels.h"
+
+namespace kv8::cuda_testing {
+namespace {
+
+constexpr int kThreads = 512;
+constexpr int kUnroll = 8;
+
+/// Each block walks over its own consecutive stretches.
+__global__ void read_kernel(const uint4* data, std::size_t count, uint4* sink) {
+  uint4 sum = make_uint4(0, 0, 0, 0);
+  for (std::size_t base = std::size_t{blockIdx.x} * kThreads * kUnroll; base < count;
+       base += std::size_t{gridDim.x} * kThreads * kUnroll) {
+#pragma unroll
+    for (int i = 0; i < kUnroll; ++i) {
+      const uint4 x = __ldcs(data + base + i * kThreads + threadIdx.x);
+      sum.x ^= x.x, sum.y ^= x.y, sum.z ^= x.z, sum.w ^= x.w;
+    }
+  }
+  if (sum.x == 0x12345678 && sum.y == 0x9abcdef0 && sum.z == 1 && sum.w == 2) *sink = sum;
+}
+
+__global__ void copy_kernel(const uint4* from, uint4* to, std::size_t count) {
+  for (std::size_t base = std::size_t{blockIdx.x} * kThreads * kUnroll; base < count;
+       base += std::size_t{gridDim.x} * kThreads * kUnroll) {
+    uint4 x[kUnroll];
+#pragma unroll
+    for (int i = 0; i < kUnroll; ++i) x[i] = __ldcs(from + base + i * kThreads + threadIdx.x);
+#pragma unroll
+    for (int i = 0; i < kUnroll; ++i) __stcs(to + base + i * kThreads + threadIdx.x, x[i]);
+  }
+}
+
+constexpr int kBlocks = 132 * 4 * 4;
+
+}  // namespace
+
+void launch_read(const void* data, std::size_t bytes, void* sink) {
+  read_kernel<<<kBlocks, kThreads>>>(static_cast<const uint4*>(data), bytes / 16,
+                                     static_cast<uint4*>(sink));
+}
+
+void launch_copy(const void* from, void* to, std::size_t bytes) {
+  copy_kernel<<<kBlocks, kThreads>>>(static_cast<const uint4*>(from), static_cast<uint4*>(to),
+                                     bytes / 16);
+}
+
+}  // namespace kv8::cuda_testing

@@ -1,0 +1,12 @@
+// The kernels behind measure_memory.
+#pragma once
+
+#include <cstddef>
+
+namespace kv8::cuda_testing {
+
+/// On the default stream; `bytes` is a multiple of 1 MiB, `sink` one word that is never written.
+void launch_read(const void* data, std::size_t bytes, void* sink);
+void launch_copy(const void* from, void* to, std::size_t bytes);
+
+}  // namespace kv8::cuda_testing

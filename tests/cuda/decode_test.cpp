@@ -1,0 +1,225 @@
+#include <gtest/gtest.h>
+
+#include <numeric>
+
+#include "cuda/attention/sm90/decode/launch.h"
+#include "cuda/gpu.h"
+#include "cuda/testing/prefill_problem.h"
+
+namespace kv8::sm90 {
+namespace {
+
+using cuda_testing::DeviceArray;
+using cuda_testing::Pattern;
+using cuda_testing::PrefillProblem;
+using cuda_testing::PrefillProblemSpec;
+
+/// A decode problem is a prefill problem whose queries are the last tokens.
+struct DecodeProblem {
+  PrefillProblem problem;
+  DecodeArgs args;
+  DeviceArray<std::uint8_t> workspace;
+
+  static DecodeProblem create(const PrefillProblemSpec& spec) {
+    PrefillProblem problem = std::move(PrefillProblem::create(spec)).value();
+    const PrefillArgs from = problem.args(ScoreType::kF32);
+    DecodeArgs a;
+    a.q = from.q;
+    a.k_pool = from.k_pool;
+    a.v_pool = from.v_pool;
+    a.out = from.out;
+    a.page_table = from.page_table;
+    a.kv_lens = from.kv_lens;
+    a.q_scale = from.q_scale;
+    a.k_scale = from.k_scale;
+    a.v_scale = from.v_scale;
+    a.scale_per_head = from.scale_per_head;
+    a.v_offset = from.v_offset;
+    a.batch = from.batch;
+    a.q_len = from.max_q_len;
+    a.num_heads = from.num_heads;
+    a.num_kv_heads = from.num_kv_heads;
+    a.head_dim = from.head_dim;
+    a.max_pages = from.max_pages;
+    a.softmax_scale = from.softmax_scale;
+    a.kv_type = a.q_type = from.kv_type;
+    a.out_type = from.out_type;
+    const std::size_t bytes = decode_workspace_bytes(a).value();
+    DeviceArray<std::uint8_t> workspace(std::vector<std::uint8_t>(bytes, 0));
+    a.workspace = workspace.get();
+    return {std::move(problem), a, std::move(workspace)};
+  }
+  void run(int blocks = 256) {
+    ASSERT_TRUE(problem.poison_output().ok());
+    const Status status = launch_decode(args, nullptr, blocks);
+    ASSERT_TRUE(status.ok()) << status.error().message;
+    ASSERT_EQ(cudaDeviceSynchronize(), cudaSuccess);
+  }
+  /// FP16 probabilities and outputs: each rounds to 11 bits, BF16 outputs to 8. Probabilities'
+  /// errors average out, an output's own does not.
+  void check(const std::string& what) {
+    const auto error = problem.compare(args.batch * args.q_len * args.num_heads).value();
+    const double bound = args.out_type == OutType::kBf16 ? 4e-3 : 1e-3;
+    EXPECT_EQ(error.not_finite, 0) << what;
+    EXPECT_LT(error.relative, bound) << what;
+    EXPECT_LT(error.worst_row, 4 * bound) << what;
+  }
+};
+
+PrefillProblemSpec spec_of(std::vector<int> kv_lens, int heads, int kv_heads, int head_dim,
+                           KvType type, int q_len = 1) {
+  PrefillProblemSpec spec;
+  spec.q_lens.assign(kv_lens.size(), q_len);
+  spec.kv_lens = std::move(kv_lens);
+  spec.num_heads = heads;
+  spec.num_kv_heads = kv_heads;
+  spec.head_dim = head_dim;
+  spec.kv_type = type;
+  return spec;
+}
+
+constexpr KvType kTypes[] = {KvType::kE4m3, KvType::kF16};
+
+TEST(DecodeTest, AgreesWithDoublePrecisionForEveryPatternAndRatio) {
+  KV8_NEEDS_HOPPER();
+  for (KvType type : kTypes) {
+    for (int head_dim : {64, 128}) {
+      for (int pattern = 0; pattern < cuda_testing::kNumPatterns; ++pattern) {
+        for (int group : {1, 4, 7, 16}) {
+          PrefillProblemSpec spec = spec_of({700, 65}, 2 * group, 2, head_dim, type);
+          spec.pattern = static_cast<Pattern>(pattern);
+          spec.out_type = group == 4 ? OutType::kBf16 : OutType::kF16;
+          auto problem = DecodeProblem::create(spec);
+          problem.run();
+          problem.check(to_string(spec.pattern) + " d " + std::to_string(head_dim) + " group " +
+                        std::to_string(group) + (type == KvType::kE4m3 ? " fp8" : " fp16"));
+        }
+      }
+    }
+  }
+}
+
+TEST(DecodeTest, EveryLengthUpToTwoPagesAndOne) {
+  KV8_NEEDS_HOPPER();
+  std::vector<int> lengths(130);
+  std::iota(lengths.begin(), lengths.end(), 0);
+  for (KvType type : kTypes) {
+    for (int head_dim : {64, 128}) {
+      auto problem = DecodeProblem::create(spec_of(lengths, 8, 2, head_dim, type));
+      problem.run();
+      problem.check("d " + std::to_string(head_dim));
+    }
+  }
+}
+
+TEST(DecodeTest, EverySplitCount) {
+  KV8_NEEDS_HOPPER();
+  for (KvType type : kTypes) {
+    auto problem = DecodeProblem::create(spec_of({1500, 0, 1, 64, 65, 3000}, 8, 2, 128, type));
+    for (int blocks = 1; blocks <= 132; ++blocks) {
+      problem.run(blocks);
+      problem.check(std::to_string(blocks) + " blocks");
+    }
+  }
+}
+
+TEST(DecodeTest, MixedLengthsScalesPerHeadAndOffset) {
+  KV8_NEEDS_HOPPER();
+  PrefillProblemSpec spec =
+      spec_of({1, 20000, 63, 64, 65, 1000, 4097, 129}, 32, 8, 128, KvType::kE4m3);
+  spec.scale_per_head = true;
+  spec.v_offset = true;
+  auto problem = DecodeProblem::create(spec);
+  problem.run();
+  problem.check("mixed");
+}
+
+TEST(DecodeTest, FewQueryTokensAreCausal) {
+  KV8_NEEDS_HOPPER();
+  for (KvType type : kTypes) {
+    for (int q_len : {2, 3, 4, 9}) {
+      for (int heads : {2, 8, 32}) {
+        auto problem =
+            DecodeProblem::create(spec_of({64, 65, 9, 700, 66, 128}, heads, 2, 64, type, q_len));
+        problem.run();
+        problem.check("q_len " + std::to_string(q_len) + " heads " + std::to_string(heads));
+      }
+    }
+  }
+}
+
+TEST(DecodeTest, LongFlatContextKeepsItsPrecision) {
+  KV8_NEEDS_HOPPER();
+  PrefillProblemSpec spec = spec_of({131072}, 4, 1, 128, KvType::kE4m3);
+  spec.pattern = Pattern::kFlat;
+  auto problem = DecodeProblem::create(spec);
+  for (int blocks : {1, 132}) {
+    problem.run(blocks);
+    problem.check(std::to_string(blocks) + " blocks");
+  }
+}
+
+TEST(DecodeTest, RunsAgreeBitForBit) {
+  KV8_NEEDS_HOPPER();
+  auto problem = DecodeProblem::create(spec_of({5000, 300, 64, 12345}, 32, 8, 128, KvType::kE4m3));
+  problem.run();
+  const auto first = problem.problem.output().value();
+  for (int i = 0; i < 20; ++i) {
+    problem.run();
+    ASSERT_EQ(problem.problem.output().value(), first);
+  }
+}
+
+TEST(DecodeTest, CapturedLaunchFollowsChangedLengths) {
+  KV8_NEEDS_HOPPER();
+  auto problem = DecodeProblem::create(spec_of({3000, 2000, 1000}, 16, 4, 128, KvType::kE4m3));
+  cudaStream_t stream;
+  cudaGraph_t graph;
+  cudaGraphExec_t executable;
+  ASSERT_EQ(cudaStreamCreate(&stream), cudaSuccess);
+  problem.run();
+  ASSERT_EQ(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal), cudaSuccess);
+  ASSERT_TRUE(launch_decode(problem.args, stream).ok());
+  ASSERT_EQ(cudaStreamEndCapture(stream, &graph), cudaSuccess);
+  ASSERT_EQ(cudaGraphInstantiate(&executable, graph, 0), cudaSuccess);
+  for (const std::vector<int>& lengths :
+       {std::vector<int>{3000, 2000, 1000}, {1, 2000, 64}, {65, 0, 999}, {2999, 1999, 1}}) {
+    ASSERT_EQ(cudaMemcpy(const_cast<std::int32_t*>(problem.args.kv_lens), lengths.data(), 12,
+                         cudaMemcpyHostToDevice),
+              cudaSuccess);
+    ASSERT_TRUE(problem.problem.poison_output().ok());
+    ASSERT_EQ(cudaGraphLaunch(executable, stream), cudaSuccess);
+    ASSERT_EQ(cudaStreamSynchronize(stream), cudaSuccess);
+    problem.check("replay of length " + std::to_string(lengths[0]));
+  }
+  cudaGraphExecDestroy(executable);
+  cudaGraphDestroy(graph);
+  cudaStreamDestroy(stream);
+}
+
+TEST(DecodeTest, RefusesWhatItCannotDo) {
+  alignas(16) char memory[16];
+  DecodeArgs a;
+  a.q = a.k_pool = a.v_pool = a.out = a.workspace = memory;
+  a.page_table = a.kv_lens = reinterpret_cast<std::int32_t*>(memory);
+  a.q_scale = a.k_scale = a.v_scale = reinterpret_cast<float*>(memory);
+  a.batch = a.max_pages = a.num_heads = a.num_kv_heads = 1;
+  a.head_dim = 96;
+  a.softmax_scale = 1.0f;
+  EXPECT_NE(launch_decode(a, nullptr).error().message.find("head_dim 96"), std::string::npos);
+  a.head_dim = 128;
+  a.num_heads = 3;
+  a.num_kv_heads = 2;
+  EXPECT_NE(launch_decode(a, nullptr).error().message.find("3 query heads"), std::string::npos);
+  a.num_heads = 4;
+  a.k_scale = nullptr;
+  EXPECT_NE(launch_decode(a, nullptr).error().message.find("scales go with FP8"),
+            std::string::npos);
+  a.k_scale = a.v_scale;
+  a.batch = 1 << 16;
+  a.max_pages = 1 << 16;
+  EXPECT_NE(launch_decode(a, nullptr).error().message.find("too much"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace kv8::sm90
