@@ -31,6 +31,8 @@ void add_export(CLI::App& parent, Action& action);
 void add_eval(CLI::App& parent, Action& action);
 void add_bench(CLI::App& parent, Action& action);
 void define_bench_fmha(CLI::App& app, Action& action);
+void define_bench_decode(CLI::App& app, Action& action);
+void define_bench_write(CLI::App& app, Action& action);
 void add_debug(CLI::App& parent, Action& action);
 /// `kv8 build` and the program llm_build.
 void define_build(CLI::App& app, Action& action);

@@ -51,6 +51,11 @@ void add_bench(CLI::App& parent, Action& action) {
       action);
   define_bench_fmha(
       *app->add_subcommand("fmha", "Prefill attention on a Hopper GPU, FP16 against FP8"), action);
+  define_bench_decode(*app->add_subcommand("decode", "Decode attention on a GPU, FP16 against FP8"),
+                      action);
+  define_bench_write(
+      *app->add_subcommand("write", "RoPE + quantize + cache write on a GPU, FP16 against FP8"),
+      action);
 }
 
 }  // namespace kv8::apps

@@ -218,8 +218,8 @@ __device__ __forceinline__ void wgmma_half_f32<128>(float (&d)[64], uint64_t a, 
 }
 
 template <>
-__device__ __forceinline__ void wgmma_e4m3_f32_registers<64>(float (&d)[32], const uint32_t* a, uint64_t b,
-                                                             bool accumulate) {
+__device__ __forceinline__ void wgmma_e4m3_f32_registers<64>(float (&d)[32], const uint32_t* a,
+                                                             uint64_t b, bool accumulate) {
   asm volatile(
       "{\n .reg .pred p;\n setp.ne.b32 p, %37, 0;\n"
       " wgmma.mma_async.sync.aligned.m64n64k32.f32.e4m3.e4m3 " KV8_PLACES_32
@@ -229,8 +229,8 @@ __device__ __forceinline__ void wgmma_e4m3_f32_registers<64>(float (&d)[32], con
 }
 
 template <>
-__device__ __forceinline__ void wgmma_e4m3_f32_registers<72>(float (&d)[36], const uint32_t* a, uint64_t b,
-                                                             bool accumulate) {
+__device__ __forceinline__ void wgmma_e4m3_f32_registers<72>(float (&d)[36], const uint32_t* a,
+                                                             uint64_t b, bool accumulate) {
   asm volatile(
       "{\n .reg .pred p;\n setp.ne.b32 p, %41, 0;\n"
       " wgmma.mma_async.sync.aligned.m64n72k32.f32.e4m3.e4m3 " KV8_PLACES_36
@@ -240,8 +240,8 @@ __device__ __forceinline__ void wgmma_e4m3_f32_registers<72>(float (&d)[36], con
 }
 
 template <>
-__device__ __forceinline__ void wgmma_half_f32_registers<64>(float (&d)[32], const uint32_t* a, uint64_t b,
-                                                             bool accumulate) {
+__device__ __forceinline__ void wgmma_half_f32_registers<64>(float (&d)[32], const uint32_t* a,
+                                                             uint64_t b, bool accumulate) {
   asm volatile(
       "{\n .reg .pred p;\n setp.ne.b32 p, %37, 0;\n"
       " wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 " KV8_PLACES_32
@@ -251,8 +251,8 @@ __device__ __forceinline__ void wgmma_half_f32_registers<64>(float (&d)[32], con
 }
 
 template <>
-__device__ __forceinline__ void wgmma_half_f32_registers<128>(float (&d)[64], const uint32_t* a, uint64_t b,
-                                                              bool accumulate) {
+__device__ __forceinline__ void wgmma_half_f32_registers<128>(float (&d)[64], const uint32_t* a,
+                                                              uint64_t b, bool accumulate) {
   asm volatile(
       "{\n .reg .pred p;\n setp.ne.b32 p, %69, 0;\n"
       " wgmma.mma_async.sync.aligned.m64n128k16.f32.f16.f16 " KV8_PLACES_64
