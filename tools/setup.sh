@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 packages=(
   build-essential cmake ninja-build pkg-config git
   protobuf-compiler libprotobuf-dev nlohmann-json3-dev libcli11-dev libfmt-dev libssl-dev
-  libpcre2-dev libutf8proc-dev libhwy-dev libopenblas-dev libgtest-dev libgmock-dev libbenchmark-dev
+  libpcre2-dev libutf8proc-dev libhwy-dev libopenblas-dev libgtest-dev libgmock-dev
   python3 python3-pip python3-venv
 )
 missing=()
