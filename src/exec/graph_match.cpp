@@ -88,8 +88,8 @@ Result<const Node*> GraphMatcher::node(const std::string& value, std::string_vie
 Status GraphMatcher::check_attributes(const Node& node, std::string_view what,
                                       std::initializer_list<AttributeRule> rules) const {
   for (const auto& [name, value] : node.attributes) {
-    const auto* rule =
-        std::ranges::find_if(rules, [&](const AttributeRule& r) { return r.name == name; });
+    const auto* rule = std::ranges::find_if(
+        rules, [&name = name](const AttributeRule& r) { return r.name == name; });
     if (rule == rules.end()) {
       return unsupported("{}: attribute {} = {} is not expected of {}", describe(node), name,
                          attribute_text(value), what);
