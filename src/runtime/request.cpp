@@ -33,7 +33,7 @@ class UnknownFields {
 
   void look(const Json& object, Names known, Names also_known, const std::string& where) {
     for (const auto& [name, value] : object.items()) {
-      const auto is_name = [&](std::string_view other) { return other == name; };
+      const auto is_name = [&name = name](std::string_view other) { return other == name; };
       if (std::ranges::any_of(known, is_name) || std::ranges::any_of(also_known, is_name)) continue;
       const auto [entry, is_new] = found_.try_emplace(name, where, 0);
       entry->second.second += 1;
