@@ -11,6 +11,7 @@
 #include "graph/graph.h"
 #include "io/checkpoint.h"
 #include "models/decoder.h"
+#include "support/expect_error.h"
 
 namespace kv8::exec {
 
@@ -37,15 +38,6 @@ inline graph::Graph decoder_graph(const std::filesystem::path& dir) {
       .value();
 }
 
-/// Fails unless `result` is an error whose message holds every one of `parts`, in one line.
-template <typename R>
-void expect_error(const R& result, const std::vector<std::string>& parts) {
-  ASSERT_FALSE(result.ok());
-  for (const std::string& part : parts) {
-    EXPECT_NE(result.error().message.find(part), std::string::npos)
-        << "\"" << part << "\" is not in \"" << result.error().message << "\"";
-  }
-  EXPECT_EQ(result.error().message.find('\n'), std::string::npos) << result.error().message;
-}
+using test::expect_error;
 
 }  // namespace kv8::exec

@@ -12,6 +12,7 @@
 
 #include "base/file.h"
 #include "io/safetensors.h"
+#include "support/expect_error.h"
 
 namespace kv8::io {
 
@@ -54,15 +55,6 @@ inline NamedTensor float_tensor(std::string name, Shape shape, const std::vector
   return {std::move(name), tensor_from_floats(values, std::move(shape))};
 }
 
-/// Fails unless `result` is an error whose message holds every one of `parts`.
-template <typename R>
-void expect_error(const R& result, const std::vector<std::string>& parts) {
-  ASSERT_FALSE(result.ok());
-  for (const std::string& part : parts) {
-    EXPECT_NE(result.error().message.find(part), std::string::npos)
-        << "\"" << part << "\" is not in \"" << result.error().message << "\"";
-  }
-  EXPECT_EQ(result.error().message.find('\n'), std::string::npos) << result.error().message;
-}
+using test::expect_error;
 
 }  // namespace kv8::io
