@@ -8,7 +8,7 @@
 #include <functional>
 #include <memory>
 
-#include "cuda/attention/sm90/decode/launch.h"
+#include "cuda/attention/attention.h"
 #include "cuda/testing/gpu_timer.h"
 #include "cuda/testing/memory_ceilings.h"
 #include "cuda/testing/prefill_problem.h"
@@ -32,11 +32,11 @@ namespace {
 
 struct Problem {
   cuda_testing::PrefillProblem data;
-  sm90::DecodeArgs args;
+  DecodeArgs args;
   std::shared_ptr<void> workspace;
 };
 
-Result<Problem> make_problem(const DecodeShapeSpec& shape, sm90::KvType type) {
+Result<Problem> make_problem(const DecodeShapeSpec& shape, KvType type) {
   cuda_testing::PrefillProblemSpec spec;
   spec.q_lens.assign(static_cast<std::size_t>(shape.batch), 1);
   spec.kv_lens.assign(static_cast<std::size_t>(shape.batch), shape.context);
@@ -45,8 +45,8 @@ Result<Problem> make_problem(const DecodeShapeSpec& shape, sm90::KvType type) {
   spec.head_dim = shape.head_dim;
   spec.kv_type = type;
   Problem problem{KV8_TRY(cuda_testing::PrefillProblem::create(spec)), {}, nullptr};
-  const sm90::PrefillArgs from = problem.data.args(sm90::ScoreType::kF32);
-  sm90::DecodeArgs& a = problem.args;
+  const PrefillArgs from = problem.data.args(ScoreType::kF32);
+  DecodeArgs& a = problem.args;
   a.q = from.q;
   a.k_pool = from.k_pool;
   a.v_pool = from.v_pool;
@@ -63,7 +63,7 @@ Result<Problem> make_problem(const DecodeShapeSpec& shape, sm90::KvType type) {
   a.max_pages = from.max_pages;
   a.softmax_scale = from.softmax_scale;
   a.kv_type = a.q_type = type;
-  const std::size_t bytes = KV8_TRY(sm90::decode_workspace_bytes(a));
+  const std::size_t bytes = KV8_TRY(decode_workspace_bytes(a));
   if (cudaMalloc(&a.workspace, bytes) != cudaSuccess ||
       cudaMemset(a.workspace, 0, bytes) != cudaSuccess) {
     return capacity_error("decode benchmark: no memory for a workspace of {} bytes", bytes);
@@ -75,7 +75,7 @@ Result<Problem> make_problem(const DecodeShapeSpec& shape, sm90::KvType type) {
 /// Relative error of one launch; a wrong kernel is not worth timing.
 Result<double> check(Problem& problem) {
   KV8_TRY(problem.data.poison_output());
-  KV8_TRY(sm90::launch_decode(problem.args, nullptr));
+  KV8_TRY(launch_decode(problem.args, nullptr));
   const auto error = KV8_TRY(problem.data.compare(32));
   if (error.not_finite > 0 || error.relative > 2e-3) {
     return unsupported("decode benchmark: relative error {:.2e}, {} values not finite",
@@ -97,14 +97,12 @@ Result<DecodeBenchResult> bench_decode(const std::vector<DecodeShapeSpec>& shape
     row.shape = shape;
     row.kv_bytes_fp8 =
         std::int64_t{2} * shape.num_kv_heads * shape.head_dim * shape.batch * shape.context;
-    Problem half = KV8_TRY(make_problem(shape, sm90::KvType::kF16));
-    Problem fp8 = KV8_TRY(make_problem(shape, sm90::KvType::kE4m3));
+    Problem half = KV8_TRY(make_problem(shape, KvType::kF16));
+    Problem fp8 = KV8_TRY(make_problem(shape, KvType::kE4m3));
     row.fp16_error = KV8_TRY(check(half));
     row.fp8_error = KV8_TRY(check(fp8));
-    const std::function<Status()> launch16 = [&] {
-      return sm90::launch_decode(half.args, nullptr);
-    };
-    const std::function<Status()> launch8 = [&] { return sm90::launch_decode(fp8.args, nullptr); };
+    const std::function<Status()> launch16 = [&] { return launch_decode(half.args, nullptr); };
+    const std::function<Status()> launch8 = [&] { return launch_decode(fp8.args, nullptr); };
     KV8_TRY(timer.run_for(options.settle_ms, {launch16, launch8}));
     std::vector<double> times16, times8;
     for (int i = 0; i < options.repeats; ++i) {

@@ -11,8 +11,7 @@
 #include "bench/model_bench.h"
 
 #if KV8_HAS_CUDA
-#include "cuda/attention/sm90/prefill/launch.h"
-#include "cuda/attention/sm90/prefill/select.h"
+#include "cuda/attention/attention.h"
 #include "cuda/testing/gpu_timer.h"
 #include "cuda/testing/prefill_problem.h"
 #endif
@@ -136,10 +135,10 @@ FmhaTimes times_of(std::vector<double> samples) {
 
 struct Side {
   PrefillProblem problem;
-  sm90::PreparedPrefill prepared;
+  PreparedPrefill prepared;
 };
 
-Result<Side> make_side(const FmhaShape& shape, sm90::KvType type, sm90::ScoreType score_type) {
+Result<Side> make_side(const FmhaShape& shape, KvType type, ScoreType score_type) {
   PrefillProblemSpec spec;
   spec.q_lens.assign(shape.batch, shape.seq_len);
   spec.kv_lens = spec.q_lens;
@@ -149,7 +148,7 @@ Result<Side> make_side(const FmhaShape& shape, sm90::KvType type, sm90::ScoreTyp
   spec.kv_type = type;
   spec.qk_code_amax = kQkAmax;
   PrefillProblem problem = KV8_TRY(PrefillProblem::create(spec));
-  const auto prepared = KV8_TRY(sm90::prepare_prefill(problem.args(score_type)));
+  const auto prepared = KV8_TRY(prepare_prefill(problem.args(score_type)));
   return Side{std::move(problem), prepared};
 }
 
@@ -157,12 +156,12 @@ Result<FmhaRow> measure(const FmhaShape& shape, const FmhaBenchOptions& options,
   FmhaRow row;
   row.shape = shape;
   const float logit_scale = 0.16f * 1.4427f / std::sqrt(static_cast<float>(shape.head_dim));
-  const auto score = sm90::score_type_for(kQkAmax, kQkAmax, shape.head_dim, logit_scale);
-  row.score_type = score == sm90::ScoreType::kF16 ? "f16" : "f32";
-  Side fp16 = KV8_TRY(make_side(shape, sm90::KvType::kF16, sm90::ScoreType::kF32));
-  Side fp8 = KV8_TRY(make_side(shape, sm90::KvType::kE4m3, score));
-  row.fp16_kernel = to_string(fp16.prepared.shape());
-  row.fp8_kernel = to_string(fp8.prepared.shape());
+  const auto score = score_type_for(kQkAmax, kQkAmax, shape.head_dim, logit_scale);
+  row.score_type = score == ScoreType::kF16 ? "f16" : "f32";
+  Side fp16 = KV8_TRY(make_side(shape, KvType::kF16, ScoreType::kF32));
+  Side fp8 = KV8_TRY(make_side(shape, KvType::kE4m3, score));
+  row.fp16_kernel = fp16.prepared.description();
+  row.fp8_kernel = fp8.prepared.description();
   const std::function<Status()> launch16 = [&] { return fp16.prepared.launch(nullptr); };
   const std::function<Status()> launch8 = [&] { return fp8.prepared.launch(nullptr); };
 

@@ -2,11 +2,11 @@
 
 #include <numeric>
 
-#include "cuda/attention/sm90/decode/launch.h"
+#include "cuda/attention/attention.h"
 #include "cuda/gpu.h"
 #include "cuda/testing/prefill_problem.h"
 
-namespace kv8::sm90 {
+namespace kv8 {
 namespace {
 
 using cuda_testing::DeviceArray;
@@ -222,4 +222,4 @@ TEST(DecodeTest, RefusesWhatItCannotDo) {
 }
 
 }  // namespace
-}  // namespace kv8::sm90
+}  // namespace kv8

@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "cuda/attention/attention.h"
 #include "cuda/attention/sm90/prefill/launch.h"
 #include "cuda/attention/sm90/prefill/select.h"
 #include "cuda/testing/gpu_timer.h"
@@ -147,7 +148,7 @@ TEST(Prefill, SelectsAndRuns) {
   spec.num_heads = 8;
   auto problem = PrefillProblem::create(spec);
   ASSERT_TRUE(problem.ok()) << problem.error().message;
-  const auto prepared = prepare_prefill(problem->args(ScoreType::kF32));
+  const auto prepared = kv8::prepare_prefill(problem->args(ScoreType::kF32));
   ASSERT_TRUE(prepared.ok()) << prepared.error().message;
   ASSERT_TRUE(prepared->launch(nullptr).ok());
   EXPECT_LE(problem->compare(1000)->relative, kFp8Tolerance);
@@ -155,13 +156,13 @@ TEST(Prefill, SelectsAndRuns) {
 
 TEST(Prefill, BadArgumentsAreErrors) {
   PrefillArgs args;
-  EXPECT_FALSE(prepare_prefill(args).ok());
+  EXPECT_FALSE(kv8::prepare_prefill(args).ok());
   args.batch = args.num_pages = args.max_pages = 1;
   args.num_heads = 6;
   args.num_kv_heads = 4;
   args.head_dim = 128;
   args.softmax_scale = 1.0f;
-  const auto result = prepare_prefill(args);
+  const auto result = kv8::prepare_prefill(args);
   ASSERT_FALSE(result.ok());
   EXPECT_NE(result.error().message.find("6 query heads"), std::string::npos);
 }

@@ -1,6 +1,5 @@
 #include <gtest/gtest.h>
 
-#include <limits>
 #include <set>
 
 #include "cuda/attention/sm90/prefill/kernel_params.cuh"
@@ -90,34 +89,6 @@ TEST(PrefillSelect, UnsupportedCombinationsListWhatExists) {
   EXPECT_FALSE(select_kernel(half).ok());
   half.score_type = ScoreType::kF32;
   EXPECT_TRUE(select_kernel(half).ok());
-}
-
-TEST(PrefillSelect, HalfScoresNeedAProof) {
-  EXPECT_EQ(score_type_for(14, 14, 128, 0.02f), ScoreType::kF16);
-  EXPECT_EQ(score_type_for(448, 448, 128, 0.02f), ScoreType::kF32);
-  // The bound itself: 128 * 22.6 * 22.6 = 65,377 and 128 * 22.63 * 22.63 = 65,550.
-  EXPECT_EQ(score_type_for(22.6f, 22.6f, 128, 0.02f), ScoreType::kF16);
-  EXPECT_EQ(score_type_for(22.63f, 22.63f, 128, 0.02f), ScoreType::kF32);
-  EXPECT_EQ(score_type_for(22.63f, 22.63f, 64, 0.02f), ScoreType::kF16);
-  EXPECT_EQ(score_type_for(14, 14, 128, 1e-6f), ScoreType::kF32) << "scale below FP16's normals";
-  const float nan = std::numeric_limits<float>::quiet_NaN();
-  EXPECT_EQ(score_type_for(nan, 14, 128, 0.02f), ScoreType::kF32);
-  EXPECT_EQ(score_type_for(14, 14, 128, nan), ScoreType::kF32);
-  EXPECT_EQ(score_type_for(std::numeric_limits<float>::infinity(), 0, 128, 0.02f), ScoreType::kF32);
-}
-
-TEST(PrefillSelect, DevicesBelowAdaAreToldWhatTheyNeed) {
-  const auto turing = check_device(7, 5);
-  ASSERT_FALSE(turing.ok());
-  EXPECT_EQ(turing.error().message,
-            "FP8 KV needs compute capability 8.9 or newer (Ada, Hopper, Blackwell); this is 7.5");
-  EXPECT_FALSE(check_device(8, 6).ok());
-  EXPECT_TRUE(check_device(9, 0).ok());
-  for (auto [major, minor] : {std::pair{8, 9}, {10, 0}, {12, 0}}) {
-    const auto other = check_device(major, minor);
-    ASSERT_FALSE(other.ok());
-    EXPECT_NE(other.error().message.find("9.0 (Hopper"), std::string::npos);
-  }
 }
 
 TEST(FastDivisor, AgreesWithDivision) {

@@ -15,9 +15,6 @@
 namespace kv8::cuda_testing {
 namespace {
 
-using sm90::KvType;
-using sm90::OutType;
-
 Status cuda_ok(cudaError_t code, const char* what) {
   if (code == cudaSuccess) return {};
   return unsupported("prefill problem, {}: {}", what, cudaGetErrorString(code));
@@ -189,10 +186,10 @@ Result<PrefillProblem> PrefillProblem::create(const PrefillProblemSpec& spec) {
   return problem;
 }
 
-sm90::PrefillArgs PrefillProblem::args(sm90::ScoreType score_type) const {
+PrefillArgs PrefillProblem::args(ScoreType score_type) const {
   const Impl& p = *impl_;
   const PrefillProblemSpec& spec = p.spec;
-  sm90::PrefillArgs a;
+  PrefillArgs a;
   a.q = p.q.as<void>();
   a.k_pool = p.k.as<void>();
   a.v_pool = p.v.as<void>();

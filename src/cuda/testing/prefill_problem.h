@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "base/result.h"
-#include "cuda/attention/sm90/prefill/params.h"
+#include "cuda/attention/params.h"
 #include "cuda/testing/problem_kernels.h"
 
 namespace kv8::cuda_testing {
@@ -22,8 +22,8 @@ struct PrefillProblemSpec {
   int num_heads = 1;
   int num_kv_heads = 1;
   int head_dim = 128;
-  sm90::KvType kv_type = sm90::KvType::kE4m3;
-  sm90::OutType out_type = sm90::OutType::kF16;
+  KvType kv_type = KvType::kE4m3;
+  OutType out_type = OutType::kF16;
   Pattern pattern = Pattern::kNormal;
   /// Code that the largest expected |q| and |k| are stored as: 448 uses E4M3's whole range, 14
   /// keeps q·k within FP16.
@@ -50,7 +50,7 @@ class PrefillProblem {
   ~PrefillProblem();
 
   /// Arguments of a launch on this problem; `score_type` is the caller's.
-  sm90::PrefillArgs args(sm90::ScoreType score_type) const;
+  PrefillArgs args(ScoreType score_type) const;
   /// Fills the output with NaN, so that an element nobody wrote shows.
   Status poison_output();
   /// Compares about `max_rows` (row, head) pairs, always the first and the last rows of each

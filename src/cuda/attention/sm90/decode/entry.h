@@ -3,12 +3,12 @@
 
 #include <driver_types.h>
 
-#include "cuda/attention/sm90/decode/kernel_params.cuh"
+#include "cuda/attention/decode/kernel_params.cuh"
 
 namespace kv8::sm90 {
 
 /// `elem_bytes` 1 or 2, `head_dim` 64 or 128, `rows` 8 or 16.
-cudaError_t start_decode(const DecodeKernelParams& params, int elem_bytes, int head_dim, int rows,
-                         int blocks, cudaStream_t stream);
+cudaError_t start_decode(const decode::DecodeKernelParams& params, int elem_bytes, int head_dim,
+                         int rows, int blocks, cudaStream_t stream);
 
 }  // namespace kv8::sm90

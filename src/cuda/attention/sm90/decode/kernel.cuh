@@ -2,11 +2,15 @@
 // turn. See docs/attention-decode.md.
 #pragma once
 
-#include "cuda/attention/sm90/decode/merge.cuh"
+#include "cuda/attention/decode/attend.cuh"
+#include "cuda/attention/decode/merge.cuh"
+#include "cuda/attention/sm90/decode/shape.cuh"
 #include "cuda/ptx/bulk.cuh"
 #include "cuda/ptx/mbarrier.cuh"
 
 namespace kv8::sm90 {
+
+using namespace decode;
 
 template <class C>
 struct DecodeShared {
@@ -65,39 +69,6 @@ __device__ void load_pages(const DecodeKernelParams& params, DecodeShared<C>& sh
   }
 }
 
-/// Fragments of the task's query rows; rows that do not exist are zero.
-template <class C>
-__device__ __forceinline__ void load_queries(const DecodeKernelParams& params, const TaskRows& task,
-                                             int g, int q, uint32_t (&rows)[C::kKSteps][4]) {
-  constexpr int kStepsPerLoad = C::kFp8 ? 4 : 2;
-#pragma unroll
-  for (int r = 0; r < 2; ++r) {
-    const int row = g + 8 * r;
-    const bool exists = row < task.rows;
-    const int64_t at = exists ? row_offset(params, task, row, C::kHeadDim) : 0;
-#pragma unroll
-    for (int step = 0; step < C::kKSteps; ++step) {
-      const int dim =
-          16 / C::kElemBytes * (4 * (step / kStepsPerLoad) + q) + 4 * (step % kStepsPerLoad);
-      uint2 pairs = make_uint2(0, 0);
-      if (exists && params.q_is_fp8) {
-        const uint32_t codes =
-            *reinterpret_cast<const uint32_t*>(static_cast<const uint8_t*>(params.q) + at + dim);
-        pairs =
-            make_uint2(ptx::e4m3_to_half_pair(codes & 0xffff), ptx::e4m3_to_half_pair(codes >> 16));
-      } else if (exists) {
-        pairs = *reinterpret_cast<const uint2*>(static_cast<const uint16_t*>(params.q) + at + dim);
-      }
-      rows[step][r] = pairs.x;
-      rows[step][2 + r] = pairs.y;
-    }
-  }
-}
-
-__device__ __forceinline__ float scale_at(const float* scales, int at) {
-  return scales == nullptr ? 1.0f : scales[at];
-}
-
 template <class C>
 __device__ void compute_pages(const DecodeKernelParams& params, DecodeShared<C>& shared,
                               Schedule schedule, int warp, int lane) {
@@ -112,30 +83,12 @@ __device__ void compute_pages(const DecodeKernelParams& params, DecodeShared<C>&
     const int pages = s.end_page - s.first_page;
     const int turn = (warp - next_warp + C::kWarps) % C::kWarps;
     if (turn < pages) {
-      uint32_t q_rows[C::kKSteps][4];
-      load_queries<C>(params, task, g, q, q_rows);
-      const int scale_index = task.kv_head * params.scale_stride;
-      const float scale = params.score_scale * scale_at(params.q_scale, scale_index) *
-                          scale_at(params.k_scale, scale_index);
-      // Keys that a row sees: all up to its own token.
-      const int unseen = params.q_len - 1;
-      const int last_key[2] = {s.kv_len - unseen + (task.first_row + g) / params.group,
-                               s.kv_len - unseen + (task.first_row + g + 8) / params.group};
+      const TaskQueries<C> queries(params, s, task, g, q);
       rows.reset();
       for (int page = s.first_page + turn; page < s.end_page; page += C::kWarps) {
         const uint32_t k_page = ptx::shared_address(shared.stages[ring.stage]);
         ptx::mbarrier_wait(ptx::shared_address(&shared.full[ring.stage]), ring.phase);
-        float scores[8][4];
-        score_page<C>(k_page, q_rows, g, q, scores);
-        const bool masked = 64 * (page + 1) > s.kv_len - unseen;
-        const int limits[2] = {last_key[0] - 64 * page, last_key[1] - 64 * page};
-        soften<C>(rows, scores, scale, masked, limits, q);
-        if (masked) {
-          weigh_values<C, true>(rows, k_page + C::kPageBytes, scores, s.kv_len - 64 * page - 16 * q,
-                                g, q);
-        } else {
-          weigh_values<C, false>(rows, k_page + C::kPageBytes, scores, 64, g, q);
-        }
+        attend_page<C>(rows, queries, page, k_page, k_page + C::kPageBytes, g, q);
         __syncwarp();
         if (lane == 0) ptx::mbarrier_arrive(ptx::shared_address(&shared.empty[ring.stage]));
         ring.advance(C::kWarps);

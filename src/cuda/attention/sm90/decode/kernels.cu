@@ -8,7 +8,7 @@ namespace {
 
 template <int kElem, int kDim, int kRows>
 cudaError_t start(const DecodeKernelParams& params, int blocks, cudaStream_t stream) {
-  using C = DecodeShape<kElem, kDim, kRows>;
+  using C = RingShape<kElem, kDim, kRows>;
   static const cudaError_t configured = cudaFuncSetAttribute(
       decode_attention<C>, cudaFuncAttributeMaxDynamicSharedMemorySize, C::kSharedBytes);
   if (configured != cudaSuccess) return configured;

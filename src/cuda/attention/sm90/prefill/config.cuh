@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "cuda/attention/sm90/prefill/params.h"
+#include "cuda/attention/params.h"
 
 namespace kv8::sm90 {
 

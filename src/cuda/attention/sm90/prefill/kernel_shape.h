@@ -2,7 +2,7 @@
 // it.
 #pragma once
 
-#include "cuda/attention/sm90/prefill/params.h"
+#include "cuda/attention/params.h"
 
 namespace kv8::sm90 {
 

@@ -4,10 +4,9 @@
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
-#include <utility>
 
+#include "cuda/attention/prefill/check.h"
 #include "cuda/attention/sm90/prefill/kernel_params.cuh"
 #include "cuda/attention/sm90/prefill/select.h"
 #include "ops/kv_layout.h"
@@ -69,53 +68,21 @@ Status encode_map(CUtensorMap* map, const void* base, int elem_bytes, const MapS
   return {};
 }
 
-Status check_sizes(const PrefillArgs& a) {
-  if (a.batch < 1 || a.num_heads < 1 || a.num_kv_heads < 1 || a.total_q_tokens < 0 ||
-      a.max_q_len < 0 || a.max_kv_len < 0 || a.num_pages < 1 || a.max_pages < 1) {
-    return usage_error(
-        "prefill attention: batch {}, heads {}, KV heads {}, pages {}, page table width {} must "
-        "be positive and token counts not negative",
-        a.batch, a.num_heads, a.num_kv_heads, a.num_pages, a.max_pages);
-  }
-  if (a.num_heads % a.num_kv_heads != 0) {
-    return usage_error("prefill attention: {} query heads do not divide into {} KV heads",
-                       a.num_heads, a.num_kv_heads);
-  }
-  const std::int64_t rows = std::int64_t{a.num_pages} * a.num_kv_heads * std::max(64, a.head_dim);
-  if (rows > INT32_MAX) {
-    return capacity_error("prefill attention: {} pages of {} KV heads exceed 2^31 rows",
-                          a.num_pages, a.num_kv_heads);
-  }
-  const bool fp8 = a.kv_type == KvType::kE4m3;
-  if (fp8 && (a.q_scale == nullptr || a.k_scale == nullptr || a.v_scale == nullptr)) {
-    return usage_error("prefill attention: FP8 needs q_scale, k_scale and v_scale");
-  }
-  if (!(a.softmax_scale > 0.0f) || !std::isfinite(a.softmax_scale)) {
-    return usage_error("prefill attention: softmax_scale {} must be positive", a.softmax_scale);
-  }
-  return {};
-}
-
 }  // namespace
 
 Result<PreparedPrefill> prepare_prefill(const PrefillArgs& a) {
-  KV8_TRY(check_sizes(a));
-  int device = 0, major = 0, minor = 0, sms = 0;
+  KV8_TRY(prefill::check(a));
+  int device = 0, sms = 0;
   KV8_TRY(cuda_ok(cudaGetDevice(&device), "prefill attention"));
-  const std::pair<int*, cudaDeviceAttr> attributes[] = {{&major, cudaDevAttrComputeCapabilityMajor},
-                                                        {&minor, cudaDevAttrComputeCapabilityMinor},
-                                                        {&sms, cudaDevAttrMultiProcessorCount}};
-  for (const auto& [value, attribute] : attributes) {
-    KV8_TRY(cuda_ok(cudaDeviceGetAttribute(value, attribute, device), "prefill attention"));
-  }
-  KV8_TRY(check_device(major, minor));
+  KV8_TRY(cuda_ok(cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, device),
+                  "prefill attention"));
   const SelectableKernel* kernel = KV8_TRY(select_kernel(
       {a.kv_type, a.score_type, a.head_dim, a.batch, a.num_heads, a.max_q_len, a.max_kv_len, sms}));
   return prepare_prefill(a, kernel->entry());
 }
 
 Result<PreparedPrefill> prepare_prefill(const PrefillArgs& a, const KernelEntry& entry) {
-  KV8_TRY(check_sizes(a));
+  KV8_TRY(prefill::check(a));
   const KernelShape& shape = entry.shape;
   KV8_CHECK(shape.kv_type == a.kv_type && shape.head_dim == a.head_dim,
             "kernel {} does not serve head_dim {}", to_string(shape), a.head_dim);

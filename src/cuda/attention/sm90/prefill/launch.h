@@ -26,7 +26,8 @@ class PreparedPrefill {
   std::array<std::byte, 640> params_{};  // a KernelParams, which only CUDA sources see
 };
 
-/// Validates `args`, picks a kernel for the current device by `select_kernel` and prepares it.
+/// Validates `args`, picks a kernel by `select_kernel` for the multiprocessors of the current
+/// device, a Hopper one, and prepares it. Callers use attention.h.
 Result<PreparedPrefill> prepare_prefill(const PrefillArgs& args);
 
 /// The same with a given kernel, for laboratories and tests that force one.

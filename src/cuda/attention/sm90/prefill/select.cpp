@@ -122,28 +122,6 @@ Result<const SelectableKernel*> select_kernel(const SelectInput& input) {
   return best;
 }
 
-ScoreType score_type_for(float q_amax, float k_amax, int head_dim, float logit_scale) {
-  const double largest = double(head_dim) * q_amax * k_amax;
-  const bool proven = q_amax >= 0 && k_amax >= 0 && largest < 65504.0;
-  const bool normal = logit_scale >= 6.103515625e-5f && logit_scale < 65504.0f;
-  return proven && normal ? ScoreType::kF16 : ScoreType::kF32;
-}
-
-Status check_device(int major, int minor) {
-  if (major < 8 || (major == 8 && minor < 9)) {
-    return unsupported(
-        "FP8 KV needs compute capability 8.9 or newer (Ada, Hopper, Blackwell); this is {}.{}",
-        major, minor);
-  }
-  if (major != 9 || minor != 0) {
-    return unsupported(
-        "this prefill kernel runs on compute capability 9.0 (Hopper: H100, H200, GH200); this is "
-        "{}.{}",
-        major, minor);
-  }
-  return {};
-}
-
 std::string to_string(const KernelShape& shape) {
   return fmt::format("{} d{}, {} scores, {}x64 rows, {}x{} keys{}", name_of(shape.kv_type),
                      shape.head_dim, name_of(shape.score_type), shape.row_groups, shape.key_groups,

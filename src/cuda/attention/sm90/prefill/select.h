@@ -45,15 +45,6 @@ double estimate_us(const SelectableKernel& kernel, const SelectInput& input);
 /// The kernel with the least expected time; an error that lists what exists where none fits.
 Result<const SelectableKernel*> select_kernel(const SelectInput& input);
 
-/// FP16 scores where calibration proves them in range: with |q| <= q_amax and |k| <= k_amax in
-/// stored units, |q·k| and each of its partial sums is at most head_dim * q_amax * k_amax, which
-/// must stay below FP16's 65,504. `logit_scale` is q_scale * k_scale * softmax_scale * log2(e),
-/// which must be a normal FP16 number. Else FP32 scores.
-ScoreType score_type_for(float q_amax, float k_amax, int head_dim, float logit_scale);
-
-/// An error unless a GPU of this compute capability can run these kernels.
-Status check_device(int major, int minor);
-
 /// "e4m3 d128, f16 scores, 3x64 rows, 1x192 keys", for logs and tables.
 std::string to_string(const KernelShape& shape);
 

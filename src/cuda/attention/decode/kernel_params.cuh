@@ -1,9 +1,9 @@
-// The kernel's parameter and its compile-time shape.
+// The decode kernels' parameter and what their compile-time shapes have in common.
 #pragma once
 
 #include <cstdint>
 
-namespace kv8::sm90 {
+namespace kv8::decode {
 
 struct DecodeKernelParams {
   const void* q;
@@ -31,32 +31,26 @@ struct DecodeKernelParams {
   bool out_is_bf16;
 };
 
-/// E: bytes of a cached element. kRows: 8 or 16, the rows whose softmax is computed.
-template <int kElem, int kDim, int kRowCount>
+/// Most rows (query tokens times heads of a group) that share one pass over a KV head.
+inline constexpr int kMaxDecodeRows = 16;
+/// Most blocks of a launch.
+inline constexpr int kMaxDecodeBlocks = 256;
+
+/// What all kernels have in common. kElem: bytes of a cached element. kRowCount: 8 or 16, the rows
+/// whose softmax is computed. kWarpCount: the warps that compute.
+template <int kElem, int kDim, int kRowCount, int kWarpCount>
 struct DecodeShape {
   static constexpr int kElemBytes = kElem;
   static constexpr bool kFp8 = kElem == 1;
   static constexpr int kHeadDim = kDim;
   static constexpr int kRows = kRowCount;
-  // Warps that compute; one more loads, and a ninth would cap registers at 168. The number of
-  // stages is a multiple of theirs: each warp meets only stages that it emptied itself, whose phase
-  // it cannot mistake (a parity tells only neighbouring phases apart). These make the most of the
-  // shared memory.
-  static constexpr int kWarps = kDim == 128 && kRowCount == 16 ? 5 : kDim * kElem == 64 ? 7 : 6;
-  static constexpr int kThreads = 32 * (kWarps + 1);
+  static constexpr int kWarps = kWarpCount;
   static constexpr int kPageBytes = 64 * kDim * kElem;  // of K or V of one head
-  static constexpr int kStageBytes = 2 * kPageBytes;
   static constexpr int kKSteps = kDim / 16;
   static constexpr int kKLoads = kDim * kElem / 64;  // 16-byte loads of a lane for one key
   static constexpr int kMergePitch = kDim + 8;       // floats; no bank conflicts
   static constexpr int kMergeFloats = kWarps * kRows * (kMergePitch + 2);
-  static constexpr int kMaxBlocks = 256;
-  static constexpr int kSharedLimit = 227 * 1024;
-  static constexpr int kFixedBytes = 4 * kMergeFloats + 1024;  // + barriers and flags
-  static constexpr int kFit = (kSharedLimit - kFixedBytes) / kStageBytes;
-  static constexpr int kStages = (kFit < 24 ? kFit : 24) / kWarps * kWarps;
-  static constexpr int kSharedBytes = kStages * kStageBytes + kFixedBytes;
-  static_assert(kStages >= kWarps && kMergeFloats >= kMaxBlocks * kRows);
+  static_assert(kMergeFloats >= kMaxDecodeBlocks * kRows);
 };
 
-}  // namespace kv8::sm90
+}  // namespace kv8::decode

@@ -1,11 +1,11 @@
 // From the warps' partial results to the output: within the block, then across blocks.
 #pragma once
 
-#include "cuda/attention/sm90/decode/page.cuh"
-#include "cuda/attention/sm90/decode/schedule.cuh"
+#include "cuda/attention/decode/page.cuh"
+#include "cuda/attention/decode/schedule.cuh"
 #include "cuda/ptx/sync.cuh"
 
-namespace kv8::sm90 {
+namespace kv8::decode {
 
 /// The computing warps' own barrier; 0 is __syncthreads.
 inline constexpr int kComputeBarrier = 1;
@@ -195,4 +195,4 @@ __device__ void finish_segment(const DecodeKernelParams& params, const Schedule&
   compute_barrier<C>();  // the buffer may be filled again
 }
 
-}  // namespace kv8::sm90
+}  // namespace kv8::decode

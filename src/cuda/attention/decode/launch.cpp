@@ -1,13 +1,11 @@
-#include "cuda/attention/sm90/decode/launch.h"
+#include "cuda/attention/decode/launch.h"
 
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
 #include <cmath>
 
-#include "cuda/attention/sm90/decode/entry.h"
-
-namespace kv8::sm90 {
+namespace kv8::decode {
 namespace {
 
 Status cuda_ok(cudaError_t code, const char* what) {
@@ -65,15 +63,11 @@ Status check_sizes(const DecodeArgs& a) {
 }
 
 Result<int> default_blocks() {
-  int device = 0, count = 0, major = 0;
+  int device = 0, count = 0;
   KV8_TRY(cuda_ok(cudaGetDevice(&device), "device"));
   KV8_TRY(
       cuda_ok(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device), "device"));
-  KV8_TRY(
-      cuda_ok(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "device"));
-  if (major != 9)
-    return unsupported("this decode kernel needs a Hopper GPU (compute capability 9.0)");
-  return std::min(count, 256);
+  return std::min(count, kMaxDecodeBlocks);
 }
 
 struct Workspace {
@@ -92,21 +86,21 @@ Workspace workspace_of(const DecodeArgs& a, int blocks) {
 
 }  // namespace
 
-Result<std::size_t> decode_workspace_bytes(const DecodeArgs& args) {
+Result<std::size_t> workspace_bytes(const DecodeArgs& args) {
   KV8_TRY(check_sizes(args));
   return workspace_of(args, KV8_TRY(default_blocks())).total_bytes;
 }
 
-Status launch_decode(const DecodeArgs& args, CUstream_st* stream) {
-  return launch_decode(args, stream, 256);
+Status check(const DecodeArgs& args) {
+  KV8_TRY(check_pointers(args));
+  KV8_TRY(check_sizes(args));
+  if (args.workspace == nullptr) return usage_error("decode attention: no workspace given");
+  return {};
 }
 
-Status launch_decode(const DecodeArgs& a, CUstream_st* stream, int blocks) {
-  KV8_TRY(check_pointers(a));
-  KV8_TRY(check_sizes(a));
+Status launch(const DecodeArgs& a, StartDecode start, cudaStream_t stream, int blocks) {
   blocks = std::clamp(blocks, 1, KV8_TRY(default_blocks()));
   const Workspace workspace = workspace_of(a, blocks);
-  if (a.workspace == nullptr) return usage_error("decode attention: no workspace given");
   DecodeKernelParams p{};
   p.q = a.q;
   p.k = static_cast<const uint8_t*>(a.k_pool);
@@ -133,9 +127,8 @@ Status launch_decode(const DecodeArgs& a, CUstream_st* stream, int blocks) {
   p.q_is_fp8 = a.q_type == KvType::kE4m3;
   p.out_is_bf16 = a.out_type == OutType::kBf16;
   const int rows = p.q_len * p.group <= 8 ? 8 : 16;
-  return cuda_ok(
-      start_decode(p, a.kv_type == KvType::kE4m3 ? 1 : 2, a.head_dim, rows, blocks, stream),
-      "launch");
+  return cuda_ok(start(p, a.kv_type == KvType::kE4m3 ? 1 : 2, a.head_dim, rows, blocks, stream),
+                 "launch");
 }
 
-}  // namespace kv8::sm90
+}  // namespace kv8::decode

@@ -6,9 +6,9 @@
 // last.
 #pragma once
 
-#include "cuda/attention/sm90/decode/kernel_params.cuh"
+#include "cuda/attention/decode/kernel_params.cuh"
 
-namespace kv8::sm90 {
+namespace kv8::decode {
 
 inline constexpr uint32_t kAllLanes = 0xffffffffu;
 
@@ -92,4 +92,4 @@ class Schedule {
   int batch_ = 0, kv_len_ = 0;
 };
 
-}  // namespace kv8::sm90
+}  // namespace kv8::decode

@@ -6,11 +6,11 @@
 // the 16 tokens of permuted group q, the ones that its 16-byte load of a V row holds.
 #pragma once
 
-#include "cuda/attention/sm90/decode/kernel_params.cuh"
+#include "cuda/attention/decode/kernel_params.cuh"
 #include "cuda/ptx/math.cuh"
 #include "cuda/ptx/mma.cuh"
 
-namespace kv8::sm90 {
+namespace kv8::decode {
 
 /// Stands for minus infinity where differences must stay numbers.
 inline constexpr float kNoPeak = -1e30f;
@@ -176,4 +176,4 @@ __device__ __forceinline__ void weigh_values(RowState<C>& rows, uint32_t v_page,
   }
 }
 
-}  // namespace kv8::sm90
+}  // namespace kv8::decode
