@@ -35,7 +35,11 @@ Result<Candidate> open_candidate(const ModelBenchOptions& options, bool kv_fp8, 
   candidate.kv_dtype = kv_fp8 ? "fp8" : "fp16";
   candidate.engine = KV8_TRY(exec::Engine::from_checkpoint(options.checkpoint_dir, kv_fp8, config));
   candidate.backend = KV8_TRY(candidate.engine->open_backend(
-      static_cast<std::int32_t>(pages_for_tokens(tokens)), options.prompt_tokens, threads));
+      {.num_threads = threads,
+       .num_pages = static_cast<std::int32_t>(pages_for_tokens(tokens)),
+       .max_rows = options.prompt_tokens,
+       .max_logits_rows = 1,
+       .max_sequences = 1}));
   return candidate;
 }
 
@@ -69,15 +73,6 @@ Status measure_once(Candidate& candidate, const ModelBenchOptions& options) {
   candidate.decode_rates.push_back(static_cast<double>(options.decode_tokens) /
                                    seconds_since(decode_start));
   return {};
-}
-
-std::int64_t weight_bytes(const Plan& plan) {
-  std::int64_t bytes = 0;
-  for (const PlanWeight& weight : plan.weights) {
-    for (const TensorView& part : weight.parts)
-      bytes += static_cast<std::int64_t>(part.bytes.size());
-  }
-  return bytes;
 }
 
 /// The plan's matrix products for a prompt: all rows, but one for the products after SelectRows.

@@ -21,6 +21,8 @@ class ByteCount {
     overflow_ |= __builtin_add_overflow(total_, product, &total_);
   }
   bool fits(std::int64_t limit) const { return !overflow_ && total_ <= limit; }
+  /// Of `limit` bytes; 0 when they do not suffice.
+  std::int64_t left_of(std::int64_t limit) const { return fits(limit) ? limit - total_ : 0; }
   std::string text() const { return overflow_ ? "more than 2^63" : fmt::format("{}", total_); }
 
  private:
@@ -34,10 +36,12 @@ std::int64_t physical_memory() {
 
 class CpuBackend final : public Backend {
  public:
-  CpuBackend(const Plan& plan, const CpuOptions& options)
+  CpuBackend(const Plan& plan, TensorView embedding, const BackendOptions& options)
       : plan_(plan),
+        embedding_(std::move(embedding)),
         num_pages_(options.num_pages),
         max_rows_(options.max_rows),
+        max_logits_rows_(options.max_logits_rows > 0 ? options.max_logits_rows : max_rows_),
         workspace_(options.num_threads) {}
 
   /// Throws std::bad_alloc.
@@ -49,8 +53,8 @@ class CpuBackend final : public Backend {
       values_.emplace_back(static_cast<std::size_t>(bytes));
     }
     for (std::size_t slot = 0; slot < plan_.slot_cols.size(); ++slot) {
-      const bool external = static_cast<Slot>(slot) == plan_.logits_slot;
-      const std::int64_t floats = external ? 0 : max_rows_ * plan_.slot_cols[slot];
+      const bool logits = static_cast<Slot>(slot) == plan_.logits_slot;
+      const std::int64_t floats = logits ? 0 : max_rows_ * plan_.slot_cols[slot];
       slots_.emplace_back(static_cast<std::size_t>(floats) * sizeof(float));
     }
     const std::size_t angles = static_cast<std::size_t>(max_rows_ * (plan_.head_dim / 2));
@@ -59,7 +63,9 @@ class CpuBackend final : public Backend {
     gather_weights();
   }
 
-  Status run(const Batch& batch, float* logits, TapSink* taps) override;
+  Status run(const Batch& batch, TapSink* taps) override;
+  Status read_logits(std::span<float> logits) override;
+  Status sample(std::span<const SampleRow> rows, std::span<SampledToken> tokens) override;
   Status copy_page(std::int32_t from, std::int32_t to) override;
   std::int64_t max_rows() const override { return max_rows_; }
   std::int32_t num_pages() const override { return num_pages_; }
@@ -93,9 +99,7 @@ class CpuBackend final : public Backend {
     return index == kNone ? WeightView{} : weights_[static_cast<std::size_t>(index)];
   }
   std::int64_t cols(Slot slot) const { return plan_.slot_cols[static_cast<std::size_t>(slot)]; }
-  float* data(Slot slot) {
-    return slot == plan_.logits_slot ? logits_ : slots_[static_cast<std::size_t>(slot)].as<float>();
-  }
+  float* data(Slot slot) { return slots_[static_cast<std::size_t>(slot)].as<float>(); }
   std::int64_t rows(Slot slot) const { return rows_[static_cast<std::size_t>(slot)]; }
   void set_rows(Slot slot, std::int64_t rows) { rows_[static_cast<std::size_t>(slot)] = rows; }
 
@@ -113,8 +117,9 @@ class CpuBackend final : public Backend {
 
   RopeKvWriteParams rope_params(const Batch& batch) const;
   Status check_batch(const Batch& batch) const;
-  void load_inputs(const Batch& batch);
-  void show(const Batch& batch, std::int32_t layer, const QkvTap& tap, TapSink& taps);
+  void embed(const Batch& batch);
+  void make_room_for_logits(std::size_t rows);
+  std::span<const float> logits_row(std::size_t row);
 
   void run_step(const Batch& batch, const RmsNormStep& step, TapSink* taps);
   void run_step(const Batch& batch, const LinearStep& step, TapSink* taps);
@@ -124,8 +129,9 @@ class CpuBackend final : public Backend {
   void run_step(const Batch& batch, const SelectRowsStep& step, TapSink* taps);
 
   const Plan& plan_;
+  const TensorView embedding_;
   const std::int32_t num_pages_;
-  const std::int64_t max_rows_;
+  const std::int64_t max_rows_, max_logits_rows_;
   Workspace workspace_;
   std::vector<Buffer> keys_, values_;  // per layer
   std::vector<Buffer> slots_;
@@ -133,14 +139,22 @@ class CpuBackend final : public Backend {
   std::vector<WeightView> weights_;
   Buffer cos_, sin_;                // of the batch that runs
   std::vector<std::int64_t> rows_;  // per slot, of the batch that runs
-  float* logits_ = nullptr;         // the caller's, while it runs
+  std::size_t num_logits_ = 0;      // rows of the last run
   std::vector<float> tap_values_;
 };
 
 Status CpuBackend::check_batch(const Batch& batch) const {
-  if (batch.num_rows > max_rows_) {
-    return capacity_error("a batch of {} tokens; this engine takes {} at a time", batch.num_rows,
+  const auto num_rows = static_cast<std::int64_t>(batch.token_ids.size());
+  if (num_rows > max_rows_) {
+    return capacity_error("a batch of {} tokens; this engine takes {} at a time", num_rows,
                           max_rows_);
+  }
+  if (static_cast<std::int64_t>(batch.logits_rows.size()) > max_logits_rows_) {
+    return capacity_error("logits of {} rows; this engine was opened for {} at a time",
+                          batch.logits_rows.size(), max_logits_rows_);
+  }
+  for (const std::int32_t id : batch.token_ids) {
+    KV8_CHECK(id >= 0 && id < plan_.vocab_size, "token {} of {}", id, plan_.vocab_size);
   }
   std::int64_t next_row = 0;
   for (const SequenceSlice& slice : batch.sequences) {
@@ -158,10 +172,10 @@ Status CpuBackend::check_batch(const Batch& batch) const {
                 slice.page_table[page], num_pages_);
     }
   }
-  KV8_CHECK(next_row == batch.num_rows, "sequences cover {} of {} rows", next_row, batch.num_rows);
+  KV8_CHECK(next_row == num_rows, "sequences cover {} of {} rows", next_row, num_rows);
   std::int32_t last = -1;
   for (const std::int32_t row : batch.logits_rows) {
-    KV8_CHECK(row > last && row < batch.num_rows, "logits of row {} after {}", row, last);
+    KV8_CHECK(row > last && row < num_rows, "logits of row {} after {}", row, last);
     last = row;
   }
   return {};
@@ -179,33 +193,66 @@ RopeKvWriteParams CpuBackend::rope_params(const Batch& batch) const {
   return params;
 }
 
-void CpuBackend::load_inputs(const Batch& batch) {
+void CpuBackend::embed(const Batch& batch) {
+  const auto num_rows = static_cast<std::int64_t>(batch.token_ids.size());
   const std::int64_t hidden = plan_.hidden_size;
+  const auto* table = embedding_.data<std::uint16_t>();
   float* to = data(plan_.input_slot);
-  workspace_.pool().parallel_for(
-      batch.num_rows, 16, [&](std::int64_t begin, std::int64_t end, int) {
-        f16_to_float(batch.inputs_embeds + begin * hidden, to + begin * hidden,
-                     static_cast<std::size_t>((end - begin) * hidden));
-      });
+  workspace_.pool().parallel_for(num_rows, 16, [&](std::int64_t begin, std::int64_t end, int) {
+    for (std::int64_t row = begin; row < end; ++row) {
+      f16_to_float(table + batch.token_ids[static_cast<std::size_t>(row)] * hidden,
+                   to + row * hidden, static_cast<std::size_t>(hidden));
+    }
+  });
   rows_.assign(plan_.slot_cols.size(), 0);
-  set_rows(plan_.input_slot, batch.num_rows);
+  set_rows(plan_.input_slot, num_rows);
 }
 
-Status CpuBackend::run(const Batch& batch, float* logits, TapSink* taps) {
+/// The logits' memory grows to what was wanted at most so far. Throws std::bad_alloc.
+void CpuBackend::make_room_for_logits(std::size_t rows) {
+  Buffer& buffer = slots_[static_cast<std::size_t>(plan_.logits_slot)];
+  const std::size_t bytes = rows * static_cast<std::size_t>(plan_.vocab_size) * sizeof(float);
+  if (buffer.size() < bytes) buffer = Buffer(bytes);
+}
+
+Status CpuBackend::run(const Batch& batch, TapSink* taps) {
   KV8_TRY(check_batch(batch));
-  KV8_CHECK(logits != nullptr || batch.logits_rows.empty(), "no memory for logits");
-  if (batch.num_rows == 0) return {};
-  logits_ = logits;
+  num_logits_ = 0;
+  if (batch.token_ids.empty()) return {};
   try {
-    load_inputs(batch);
+    make_room_for_logits(batch.logits_rows.size());
+    embed(batch);
     rope_angles(workspace_, rope_params(batch), cos_.as<float>(), sin_.as<float>());
-    for (const Step& step : plan_.steps) {
-      std::visit([&](const auto& s) { run_step(batch, s, taps); }, step);
+    for (std::size_t i = 0; i < plan_.steps.size(); ++i) {
+      std::visit([&](const auto& s) { run_step(batch, s, taps); }, plan_.steps[i]);
+      if (taps == nullptr || !taps->wants_values()) continue;
+      const Slot out = written_slot(plan_.steps[i]);
+      taps->on_value(step_name(plan_, i), rows(out), cols(out), data(out));
     }
   } catch (const std::bad_alloc&) {
     return capacity_error("not enough memory for the working buffers of a batch of {} tokens",
-                          batch.num_rows);
+                          batch.token_ids.size());
   }
+  num_logits_ = batch.logits_rows.size();
+  return {};
+}
+
+std::span<const float> CpuBackend::logits_row(std::size_t row) {
+  const auto vocab = static_cast<std::size_t>(plan_.vocab_size);
+  return {data(plan_.logits_slot) + row * vocab, vocab};
+}
+
+Status CpuBackend::read_logits(std::span<float> logits) {
+  const std::size_t count = num_logits_ * static_cast<std::size_t>(plan_.vocab_size);
+  KV8_CHECK(logits.size() == count, "room for {} logits of {}", logits.size(), count);
+  if (count > 0) std::memcpy(logits.data(), data(plan_.logits_slot), count * sizeof(float));
+  return {};
+}
+
+Status CpuBackend::sample(std::span<const SampleRow> rows, std::span<SampledToken> tokens) {
+  KV8_CHECK(rows.size() == num_logits_ && tokens.size() == num_logits_,
+            "{} samples and {} tokens of {} rows", rows.size(), tokens.size(), num_logits_);
+  for (std::size_t i = 0; i < rows.size(); ++i) tokens[i] = sample_row(logits_row(i), rows[i]);
   return {};
 }
 
@@ -234,13 +281,14 @@ void CpuBackend::run_step(const Batch& batch, const RopeKvWriteStep& step, TapSi
   params.cache = cache_view(step.layer);
   const RopeAngles angles{cos_.as<float>(), sin_.as<float>()};
   if (taps == nullptr) return rope_kv_write(workspace_, params, angles, nullptr);
-  const std::int64_t q_values = batch.num_rows * plan_.num_heads * plan_.head_dim;
-  const std::int64_t kv_values = batch.num_rows * plan_.num_kv_heads * plan_.head_dim;
+  const std::int64_t num_rows = rows(step.qkv);
+  const std::int64_t q_values = num_rows * plan_.num_heads * plan_.head_dim;
+  const std::int64_t kv_values = num_rows * plan_.num_kv_heads * plan_.head_dim;
   tap_values_.resize(static_cast<std::size_t>(q_values + 2 * kv_values));
   float* q = tap_values_.data();
   const QkvTap tap{q, q + q_values, q + q_values + kv_values};
   rope_kv_write(workspace_, params, angles, &tap);
-  taps->on_qkv(step.layer, batch.num_rows, tap.q, tap.k, tap.v);
+  taps->on_qkv(step.layer, num_rows, tap.q, tap.k, tap.v);
 }
 
 void CpuBackend::run_step(const Batch& batch, const AttentionStep& step, TapSink*) {
@@ -282,7 +330,7 @@ Status CpuBackend::copy_page(std::int32_t from, std::int32_t to) {
 }
 
 /// Bytes of the caches and of the activations.
-std::pair<ByteCount, ByteCount> needed_bytes(const Plan& plan, const CpuOptions& options) {
+std::pair<ByteCount, ByteCount> needed_bytes(const Plan& plan, const BackendOptions& options) {
   ByteCount caches, activations;
   caches.add(plan.kv_bytes_per_token(), kPageTokens, options.num_pages);
   for (const std::int32_t cols : plan.slot_cols) {
@@ -294,8 +342,15 @@ std::pair<ByteCount, ByteCount> needed_bytes(const Plan& plan, const CpuOptions&
 
 }  // namespace
 
-Result<std::unique_ptr<Backend>> make_cpu_backend(const Plan& plan, const CpuOptions& options) {
+std::int64_t cpu_page_memory(const Plan& plan, const BackendOptions& options) {
+  const ByteCount activations = needed_bytes(plan, options).second;
+  return activations.left_of(physical_memory() - weight_bytes(plan));
+}
+
+Result<std::unique_ptr<Backend>> make_cpu_backend(const Plan& plan, const TensorView& embedding,
+                                                  const BackendOptions& options) {
   KV8_TRY(validate(plan));
+  KV8_TRY(check_embedding(plan, embedding));
   if (options.num_pages <= 0 || options.max_rows <= 0) {
     return usage_error("{} KV pages and {} rows: both must be positive", options.num_pages,
                        options.max_rows);
@@ -309,7 +364,7 @@ Result<std::unique_ptr<Backend>> make_cpu_backend(const Plan& plan, const CpuOpt
   };
   if (!caches.fits(physical_memory()) || !activations.fits(physical_memory())) return too_large();
   try {
-    auto backend = std::make_unique<CpuBackend>(plan, options);
+    auto backend = std::make_unique<CpuBackend>(plan, embedding, options);
     backend->allocate();
     return std::unique_ptr<Backend>(std::move(backend));
   } catch (const std::bad_alloc&) {

@@ -7,14 +7,13 @@
 
 namespace kv8::cpu {
 
-struct CpuOptions {
-  int num_threads = 0;          ///< 0: all hardware threads
-  std::int32_t num_pages = 0;   ///< KV pages per layer
-  std::int64_t max_rows = 512;  ///< tokens of one call; sizes the activation buffers
-};
+/// `plan` and the memory of its weights must outlive the backend. `embedding` is FP16
+/// [vocab_size, hidden_size]. Fails with kCapacity, naming the bytes, when the caches or
+/// activations cannot be allocated.
+Result<std::unique_ptr<Backend>> make_cpu_backend(const Plan& plan, const TensorView& embedding,
+                                                  const BackendOptions& options);
 
-/// `plan` and the memory of its weights must outlive the backend. Fails with kCapacity, naming the
-/// bytes, when the caches or activations cannot be allocated.
-Result<std::unique_ptr<Backend>> make_cpu_backend(const Plan& plan, const CpuOptions& options);
+/// Bytes of this machine's memory that weights and activations leave for KV pages.
+std::int64_t cpu_page_memory(const Plan& plan, const BackendOptions& options);
 
 }  // namespace kv8::cpu

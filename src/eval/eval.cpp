@@ -41,8 +41,11 @@ class Model {
     Model model;
     model.engine_ = KV8_TRY(exec::Engine::from_checkpoint(options.checkpoint_dir, kv_fp8, config));
     const auto pages = static_cast<std::int32_t>(pages_for_tokens(window));
-    model.backend_ = KV8_TRY(model.engine_->open_backend(
-        pages, rows_per_step(model.engine_->plan().vocab_size), options.num_threads));
+    model.backend_ = KV8_TRY(
+        model.engine_->open_backend({.num_threads = options.num_threads,
+                                     .num_pages = pages,
+                                     .max_rows = rows_per_step(model.engine_->plan().vocab_size),
+                                     .max_sequences = 1}));
     model.pool_ = std::make_unique<exec::KvPool>(pages);
     model.sequence_ = std::make_unique<exec::Sequence>(*model.pool_);
     return model;

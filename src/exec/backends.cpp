@@ -11,14 +11,16 @@ Result<std::string> backend_architecture(std::string_view backend) {
 }
 
 Result<std::unique_ptr<Backend>> make_backend(std::string_view backend, const Plan& plan,
-                                              std::int32_t num_pages, std::int64_t max_rows,
-                                              int num_threads) {
+                                              const TensorView& embedding,
+                                              const BackendOptions& options) {
   KV8_TRY(backend_architecture(backend));
-  cpu::CpuOptions options;
-  options.num_threads = num_threads;
-  options.num_pages = num_pages;
-  options.max_rows = max_rows;
-  return cpu::make_cpu_backend(plan, options);
+  return cpu::make_cpu_backend(plan, embedding, options);
+}
+
+Result<std::int64_t> page_memory(std::string_view backend, const Plan& plan,
+                                 const BackendOptions& options) {
+  KV8_TRY(backend_architecture(backend));
+  return cpu::cpu_page_memory(plan, options);
 }
 
 }  // namespace kv8::exec

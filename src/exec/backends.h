@@ -14,9 +14,15 @@ namespace kv8::exec {
 /// that this build or machine lacks, are errors.
 Result<std::string> backend_architecture(std::string_view backend);
 
-/// `plan` must outlive the backend and have one part per weight. See cpu::CpuOptions.
+/// `plan` must outlive the backend and have one part per weight; `embedding` is FP16
+/// [vocab_size, hidden_size].
 Result<std::unique_ptr<Backend>> make_backend(std::string_view backend, const Plan& plan,
-                                              std::int32_t num_pages, std::int64_t max_rows,
-                                              int num_threads);
+                                              const TensorView& embedding,
+                                              const BackendOptions& options);
+
+/// Bytes that a backend opened with `options` (whose num_pages do not count) could give to KV
+/// pages.
+Result<std::int64_t> page_memory(std::string_view backend, const Plan& plan,
+                                 const BackendOptions& options);
 
 }  // namespace kv8::exec

@@ -64,12 +64,8 @@ Result<std::unique_ptr<Engine>> Engine::load(const std::filesystem::path& dir) {
 
   const auto file = KV8_TRY(io::SafetensorsFile::open(dir / "embedding.safetensors"));
   engine->embedding_ = KV8_TRY(file.tensor("embedding"));
-  const Shape expected = {config.vocab_size, config.hidden_size};
-  if (engine->embedding_.dtype != DType::kF16 || engine->embedding_.shape != expected) {
-    return bad_input("{}: tensor `embedding` is {} {}, expected F16 {}", file.path().string(),
-                     dtype_name(engine->embedding_.dtype), shape_text(engine->embedding_.shape),
-                     shape_text(expected));
-  }
+  const Status known = check_embedding(engine->plan_, engine->embedding_);
+  if (!known.ok()) return known.error().within(file.path().string());
   return engine;
 }
 
@@ -89,18 +85,19 @@ Result<std::unique_ptr<Engine>> Engine::from_checkpoint(const std::filesystem::p
   return engine;
 }
 
-void Engine::embed(std::span<const std::int32_t> ids, std::uint16_t* out) const {
-  const std::size_t row_bytes = static_cast<std::size_t>(config_.hidden_size) * sizeof(*out);
-  for (const std::int32_t id : ids) {
-    KV8_CHECK(id >= 0 && id < config_.vocab_size, "token {} of {}", id, config_.vocab_size);
-    std::memcpy(out, embedding_.bytes.data() + static_cast<std::size_t>(id) * row_bytes, row_bytes);
-    out += config_.hidden_size;
+BackendOptions Engine::completed(BackendOptions options) const {
+  if (options.max_sequence_tokens == 0) {
+    options.max_sequence_tokens = config_.builder.max_kv_cache_capacity;
   }
+  return options;
 }
 
-Result<std::unique_ptr<Backend>> Engine::open_backend(std::int32_t num_pages, std::int64_t max_rows,
-                                                      int num_threads) const {
-  return make_backend(config_.builder.backend, plan_, num_pages, max_rows, num_threads);
+Result<std::unique_ptr<Backend>> Engine::open_backend(BackendOptions options) const {
+  return make_backend(config_.builder.backend, plan_, embedding_, completed(options));
+}
+
+Result<std::int64_t> Engine::page_memory(BackendOptions options) const {
+  return exec::page_memory(config_.builder.backend, plan_, completed(options));
 }
 
 }  // namespace kv8::exec

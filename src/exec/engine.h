@@ -71,18 +71,21 @@ class Engine {
   const EngineConfig& config() const { return config_; }
   const Plan& plan() const { return plan_; }
   const std::filesystem::path& dir() const { return dir_; }
-  /// Copies the FP16 embedding rows of `ids` to `out` [ids, hidden]. Ids are in range (checked by
-  /// the caller, who knows whose fault it is).
-  void embed(std::span<const std::int32_t> ids, std::uint16_t* out) const;
-  /// Opens the backend that the engine was built for with `num_pages` KV pages.
-  Result<std::unique_ptr<Backend>> open_backend(std::int32_t num_pages, std::int64_t max_rows,
-                                                int num_threads) const;
+  /// FP16 [vocab_size, hidden_size].
+  const TensorView& embedding() const { return embedding_; }
+  /// Opens the backend that the engine was built for. max_sequence_tokens, where it is 0, becomes
+  /// the engine's max_kv_cache_capacity.
+  Result<std::unique_ptr<Backend>> open_backend(BackendOptions options) const;
+  /// Bytes that a backend opened with `options` could give to KV pages.
+  Result<std::int64_t> page_memory(BackendOptions options) const;
 
  private:
   EngineConfig config_;
   Plan plan_;
   std::filesystem::path dir_;
-  TensorView embedding_;  // FP16 [vocab, hidden]
+  BackendOptions completed(BackendOptions options) const;
+
+  TensorView embedding_;
 };
 
 }  // namespace kv8::exec

@@ -1,4 +1,4 @@
-// Running batches: embedding rows, page reservation, the backend's call, bookkeeping.
+// Running batches: page reservation, the backend's call, bookkeeping.
 #include <algorithm>
 
 #include "exec/sequence.h"
@@ -67,31 +67,32 @@ std::vector<SequenceSlice> slices_of(std::span<const StepItem> items) {
 
 }  // namespace
 
-Status run_step(const Engine& engine, Backend& backend, std::span<StepItem> items,
-                std::vector<float>& logits, TapSink* taps) {
-  logits.clear();
+Status run_step(const Engine& engine, Backend& backend, std::span<const StepItem> items,
+                TapSink* taps) {
   if (items.empty()) return {};
   const BatchRows rows = collect_rows(items);
   KV8_CHECK(static_cast<std::int64_t>(rows.tokens.size()) <= backend.max_rows(),
             "{} tokens in a step of at most {}", rows.tokens.size(), backend.max_rows());
   KV8_TRY(reserve_all(engine, items));
 
-  const auto hidden = static_cast<std::size_t>(engine.plan().hidden_size);
-  std::vector<std::uint16_t> embeds(rows.tokens.size() * hidden);
-  engine.embed(rows.tokens, embeds.data());
   const std::vector<SequenceSlice> slices = slices_of(items);
-
-  Batch batch;
-  batch.inputs_embeds = embeds.data();
-  batch.num_rows = static_cast<std::int64_t>(rows.tokens.size());
-  batch.sequences = slices;
-  batch.logits_rows = rows.logits_rows;
-  logits.resize(rows.logits_rows.size() * static_cast<std::size_t>(engine.plan().vocab_size));
-  KV8_TRY(backend.run(batch, logits.data(), taps));
+  KV8_TRY(backend.run({rows.tokens, slices, rows.logits_rows}, taps));
   for (const StepItem& item : items) {
     item.sequence->advance(static_cast<std::int32_t>(item.tokens.size()));
   }
   return {};
+}
+
+Status run_step(const Engine& engine, Backend& backend, std::span<const StepItem> items,
+                std::vector<float>& logits, TapSink* taps) {
+  KV8_TRY(run_step(engine, backend, items, taps));
+  std::size_t rows = 0;
+  for (const StepItem& item : items) {
+    if (item.logits == StepItem::Logits::kAll) rows += item.tokens.size();
+    if (item.logits == StepItem::Logits::kLast) rows += 1;
+  }
+  logits.resize(rows * static_cast<std::size_t>(engine.plan().vocab_size));
+  return rows == 0 ? Status() : backend.read_logits(logits);
 }
 
 Status run_prefill(const Engine& engine, Backend& backend, Sequence& sequence,

@@ -45,11 +45,15 @@ struct StepItem {
   enum class Logits { kNone, kLast, kAll } logits = Logits::kLast;
 };
 
-/// Embeds, reserves pages, runs the backend and advances the sequences. `logits` gets the wanted
-/// rows in order, [rows, vocab_size]. All tokens together must fit Backend::max_rows; items are of
-/// different sequences of one pool and have at least one token each. kCapacity, and nothing
-/// changed, when pages lack or a sequence would outgrow the engine's max_kv_cache_capacity.
-Status run_step(const Engine& engine, Backend& backend, std::span<StepItem> items,
+/// Reserves pages, runs the backend and advances the sequences; the wanted rows' logits stay with
+/// the backend, in order. All tokens together must fit Backend::max_rows; items are of different
+/// sequences of one pool and have at least one token each. kCapacity, and nothing changed, when
+/// pages lack or a sequence would outgrow the engine's max_kv_cache_capacity.
+Status run_step(const Engine& engine, Backend& backend, std::span<const StepItem> items,
+                TapSink* taps = nullptr);
+
+/// The same, and copies the logits to `logits`, [rows, vocab_size].
+Status run_step(const Engine& engine, Backend& backend, std::span<const StepItem> items,
                 std::vector<float>& logits, TapSink* taps = nullptr);
 
 /// Feeds a long prompt in chunks of at most `chunk` tokens; logits as for the last chunk, or of all

@@ -2,7 +2,12 @@
 
 #include <cmath>
 
+#include "graph/backend.h"
+
 namespace kv8 {
+
+void TapSink::on_value(std::string_view, std::int64_t, std::int64_t, const float*) {}
+
 namespace {
 
 /// Walks the steps with what is known of every slot.
@@ -276,6 +281,63 @@ std::int64_t Plan::kv_bytes_per_token() const {
   for (const LayerCache& cache : caches) {
     bytes += KvLayout{num_kv_heads, head_dim, static_cast<int>(dtype_size(cache.dtype))}
                  .bytes_per_token();
+  }
+  return bytes;
+}
+
+namespace {
+
+struct StepName {
+  const Plan& plan;
+  std::string weight(WeightIndex index) const {
+    return plan.weights[static_cast<std::size_t>(index)].name;
+  }
+  std::string operator()(const RmsNormStep& s) const { return weight(s.weight); }
+  std::string operator()(const LinearStep& s) const { return weight(s.weight); }
+  std::string operator()(const RopeKvWriteStep& s) const {
+    return fmt::format("q of layer {}", s.layer);
+  }
+  std::string operator()(const AttentionStep& s) const {
+    return fmt::format("attention of layer {}", s.layer);
+  }
+  std::string operator()(const SwiGluStep&) const { return "swiglu"; }
+  std::string operator()(const SelectRowsStep&) const { return "selected rows"; }
+};
+
+}  // namespace
+
+std::string step_name(const Plan& plan, std::size_t step) {
+  return fmt::format("{}: {}", step, std::visit(StepName{plan}, plan.steps[step]));
+}
+
+Slot written_slot(const Step& step) {
+  return std::visit(
+      [](const auto& s) {
+        if constexpr (requires { s.q_out; }) {
+          return s.q_out;
+        } else {
+          return s.out;
+        }
+      },
+      step);
+}
+
+Status check_embedding(const Plan& plan, const TensorView& embedding) {
+  const Shape expected = {plan.vocab_size, plan.hidden_size};
+  if (embedding.dtype != DType::kF16 || embedding.shape != expected ||
+      embedding.bytes.size() != static_cast<std::size_t>(embedding.num_elements()) * 2) {
+    return bad_input("the embedding is {} {}, expected F16 {}", dtype_name(embedding.dtype),
+                     shape_text(embedding.shape), shape_text(expected));
+  }
+  return {};
+}
+
+std::int64_t weight_bytes(const Plan& plan) {
+  std::int64_t bytes = 0;
+  for (const PlanWeight& weight : plan.weights) {
+    for (const TensorView& part : weight.parts) {
+      bytes += static_cast<std::int64_t>(part.bytes.size());
+    }
   }
   return bytes;
 }

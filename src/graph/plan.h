@@ -91,6 +91,19 @@ struct Plan {
 /// its input (a residual may be written over), layers written and attended once each, in order.
 Status validate(const Plan& plan);
 
+/// What a step's result is called where values are compared: the step's number and the weight, or
+/// the op and its layer.
+std::string step_name(const Plan& plan, std::size_t step);
+
+/// The slot that a step writes.
+Slot written_slot(const Step& step);
+
+/// Fails unless `embedding` is FP16 [vocab_size, hidden_size] with all its bytes.
+Status check_embedding(const Plan& plan, const TensorView& embedding);
+
+/// Bytes of all weights.
+std::int64_t weight_bytes(const Plan& plan);
+
 /// Bytes that one token takes with every layer's cache in FP8 or in FP16.
 std::int64_t kv_bytes_per_token(const Plan& plan, DType cache_dtype);
 

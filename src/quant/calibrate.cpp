@@ -35,7 +35,11 @@ Result<PlainModel> open_plain_model(const fs::path& dir, std::int64_t window, in
   PlainModel model;
   model.engine = KV8_TRY(exec::Engine::from_checkpoint(dir, false, config));
   const auto pages = static_cast<std::int32_t>(pages_for_tokens(window) + kMaxSequences);
-  model.backend = KV8_TRY(model.engine->open_backend(pages, window, num_threads));
+  model.backend = KV8_TRY(model.engine->open_backend({.num_threads = num_threads,
+                                                      .num_pages = pages,
+                                                      .max_rows = window,
+                                                      .max_logits_rows = 1,
+                                                      .max_sequences = kMaxSequences}));
   return model;
 }
 
@@ -55,7 +59,6 @@ std::size_t samples_of_step(const std::vector<std::vector<std::int32_t>>& sample
 Status observe_samples(PlainModel& model, const std::vector<std::vector<std::int32_t>>& samples,
                        KvObserver& observer, ProgressSink* progress) {
   exec::KvPool pool(model.backend->num_pages());
-  std::vector<float> no_logits;
   for (std::size_t first = 0; first < samples.size();) {
     if (interrupted()) return Error{ErrorCode::kCancelled, "interrupted"};
     const std::size_t count = samples_of_step(samples, first, model.backend->max_rows());
@@ -67,7 +70,7 @@ Status observe_samples(PlainModel& model, const std::vector<std::vector<std::int
       sequences.emplace_back(pool);
       items.push_back({&sequences.back(), samples[i], exec::StepItem::Logits::kNone});
     }
-    KV8_TRY(exec::run_step(*model.engine, *model.backend, items, no_logits, &observer));
+    KV8_TRY(exec::run_step(*model.engine, *model.backend, items, &observer));
     first += count;
     if (progress != nullptr) progress->advance(static_cast<std::int64_t>(first));
   }

@@ -109,8 +109,13 @@ Result<std::unique_ptr<Runner>> Runner::open(const std::filesystem::path& engine
   const std::int32_t pages = KV8_TRY(exec::kv_pool_pages(engine->config().builder, engine->plan()));
   const std::int64_t rows =
       std::max(options.prefill_chunk, engine->config().builder.max_batch_size);
+  const std::int64_t sequences = engine->config().builder.max_batch_size;
   std::unique_ptr<Backend> backend =
-      KV8_TRY(engine->open_backend(pages, rows, options.num_threads));
+      KV8_TRY(engine->open_backend({.num_threads = options.num_threads,
+                                    .num_pages = pages,
+                                    .max_rows = rows,
+                                    .max_logits_rows = sequences,
+                                    .max_sequences = sequences}));
   return create(
       {std::move(engine), std::move(backend), std::move(tokenizer), std::move(chat_template)},
       options);

@@ -20,7 +20,7 @@ StageStats summarize(std::vector<double> samples_ms);
 
 struct Profile {
   /// "tokenization" (a prompt), "prefill" (a chunk), "generation" (a decode step and the sampling
-  /// after it), "sampling" (of one token; the part of both that sampling takes)
+  /// after it), "sampling" (of one step's tokens; the part of both that sampling takes)
   std::map<std::string, std::vector<double>> stage_ms;
   std::int64_t prefill_runs = 0;           ///< prompts
   std::int64_t prefill_tokens = 0;         ///< computed

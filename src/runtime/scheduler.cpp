@@ -3,7 +3,6 @@
 #include <algorithm>
 
 #include "ops/kv_layout.h"
-#include "runtime/sampling.h"
 
 namespace kv8::runtime {
 namespace {
@@ -18,11 +17,9 @@ TokenLogprob with_bytes(const ScoredToken& token, const text::Tokenizer& tokeniz
   return {token.id, tokenizer.token_bytes(token.id), static_cast<float>(token.logprob)};
 }
 
-LogprobEntry logprob_entry(std::span<const float> logits, std::int32_t chosen, std::int32_t count,
-                           const text::Tokenizer& tokenizer) {
-  const RowLogprobs row = row_logprobs(logits, chosen, count);
-  LogprobEntry entry{with_bytes(row.chosen, tokenizer), {}};
-  for (const ScoredToken& token : row.top) entry.top.push_back(with_bytes(token, tokenizer));
+LogprobEntry logprob_entry(const SampledToken& sampled, const text::Tokenizer& tokenizer) {
+  LogprobEntry entry{with_bytes(sampled.chosen, tokenizer), {}};
+  for (const ScoredToken& token : sampled.top) entry.top.push_back(with_bytes(token, tokenizer));
   return entry;
 }
 
@@ -174,15 +171,16 @@ Status Scheduler::prefill_chunk(Active& active) {
                     .subspan(static_cast<std::size_t>(done), static_cast<std::size_t>(count));
   item.logits = last ? exec::StepItem::Logits::kLast : exec::StepItem::Logits::kNone;
   const auto start = Clock::now();
-  KV8_TRY(exec::run_step(context_.engine, context_.backend, std::span(&item, 1), logits_));
+  KV8_TRY(exec::run_step(context_.engine, context_.backend, std::span(&item, 1)));
   const double ms = ms_since(start);
   context_.profile.stage_ms["prefill"].push_back(ms);
   context_.profile.prefill_ms += ms;
   context_.profile.prefill_tokens += count;
 
   if (keep && done + count == system) KV8_TRY(keep_system_prompt(active));
-  if (last) accept_logits(active, logits_);
-  return {};
+  if (!last) return {};
+  Active* const sampled = &active;
+  return sample(std::span(&sampled, 1));
 }
 
 Status Scheduler::keep_system_prompt(Active& active) {
@@ -211,14 +209,11 @@ void Scheduler::decode_step() {
   }
   if (running.empty()) return;
   const auto start = Clock::now();
-  const Status status = exec::run_step(context_.engine, context_.backend, items, logits_);
-  if (!status.ok()) {
-    for (Active* active : running) fail(*active, status.error());
+  const Status status = exec::run_step(context_.engine, context_.backend, items);
+  const Status sampled = status.ok() ? sample(running) : status;
+  if (!sampled.ok()) {
+    for (Active* active : running) fail(*active, sampled.error());
     return;
-  }
-  const std::size_t vocab = logits_.size() / running.size();
-  for (std::size_t i = 0; i < running.size(); ++i) {
-    accept_logits(*running[i], std::span<const float>(logits_).subspan(i * vocab, vocab));
   }
   const double ms = ms_since(start);
   Profile& profile = context_.profile;
@@ -228,20 +223,43 @@ void Scheduler::decode_step() {
   ++profile.decode_steps;
 }
 
-void Scheduler::accept_logits(Active& active, std::span<const float> logits) {
+/// Draws the next token of each of `running`, whose logits the backend holds in this order.
+Status Scheduler::sample(std::span<Active* const> running) {
   const auto start = Clock::now();
-  if (const Status status = check_logits(logits); !status.ok()) return fail(active, status.error());
-  const SamplingParams& sampling = active.request->sampling;
+  std::vector<SampleRow> rows;
+  for (const Active* active : running) rows.push_back(active->sample_row());
+  std::vector<SampledToken> tokens(rows.size());
+  KV8_TRY(context_.backend.sample(rows, tokens));
+  context_.profile.stage_ms["sampling"].push_back(ms_since(start));
+  for (std::size_t i = 0; i < running.size(); ++i) accept(*running[i], tokens[i]);
+  return {};
+}
+
+SampleRow Scheduler::Active::sample_row() const {
+  const SamplingParams& sampling = request->sampling;
+  SampleRow row;
+  row.temperature = sampling.temperature;
+  row.top_p = sampling.top_p;
+  row.top_k = sampling.top_k;
+  row.seed = sampling.seed;
+  row.step = response->output_ids.size();
+  row.num_logprobs = sampling.num_logprobs;
+  row.logit_bias = logit_bias;
+  return row;
+}
+
+void Scheduler::accept(Active& active, const SampledToken& sampled) {
+  if (const Status status = check_sampled(sampled); !status.ok()) {
+    return fail(active, status.error());
+  }
   Response& response = *active.response;
-  const std::int32_t token = sample_token(logits, sampling, response.output_ids.size());
+  const std::int32_t token = sampled.chosen.id;
   ++context_.profile.generated_tokens;
   const auto& ends = context_.engine.config().eos_token_ids;
   const bool is_end = std::ranges::find(ends, token) != ends.end();
-  if (!is_end && sampling.num_logprobs > 0) {
-    response.logprobs.push_back(
-        logprob_entry(logits, token, sampling.num_logprobs, context_.tokenizer));
+  if (!is_end && active.request->sampling.num_logprobs > 0) {
+    response.logprobs.push_back(logprob_entry(sampled, context_.tokenizer));
   }
-  context_.profile.stage_ms["sampling"].push_back(ms_since(start));
   if (is_end) return finish(active, FinishReason::kEndOfSequence);
 
   active.next_token = token;

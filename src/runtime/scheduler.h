@@ -39,7 +39,11 @@ class Scheduler {
           response(&answer),
           sequence(context.pool),
           decoder(context.tokenizer),
-          stops(wanted.sampling.stop) {}
+          stops(wanted.sampling.stop) {
+      for (const auto& [id, bias] : wanted.sampling.logit_bias) logit_bias.push_back({id, bias});
+    }
+
+    SampleRow sample_row() const;
 
     const Request* request;
     Response* response;
@@ -47,6 +51,7 @@ class Scheduler {
     exec::Sequence sequence;
     text::StreamDecoder decoder;
     StopMatcher stops;
+    std::vector<LogitBias> logit_bias;
     std::int64_t max_new = 0;         // tokens that the answer may have
     std::int64_t reserved_pages = 0;  // for the longest possible answer
     std::int32_t next_token = -1;     // sampled, not yet in the cache
@@ -69,7 +74,8 @@ class Scheduler {
   Status keep_system_prompt(Active& active);
   void decode_step();
 
-  void accept_logits(Active& active, std::span<const float> logits);
+  Status sample(std::span<Active* const> running);
+  void accept(Active& active, const SampledToken& sampled);
   void emit(Active& active, std::string_view text);
   void finish(Active& active, FinishReason reason);
   void fail(Active& active, const Error& error);
@@ -82,7 +88,6 @@ class Scheduler {
   std::size_t next_request_ = 0;
   std::optional<Active> candidate_;  // prepared, waiting for pages
   std::list<Active> active_;         // in the order of the file
-  std::vector<float> logits_;
 };
 
 }  // namespace kv8::runtime

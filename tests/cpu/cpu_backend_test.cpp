@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <cstring>
+#include <set>
 
 #include "cpu_test_util.h"
 #include "ops/reference.h"
@@ -16,6 +17,19 @@ using testing::TestBatch;
 
 constexpr int kLayers = 2, kHidden = 48, kInner = 40, kVocab = 50;
 constexpr int kHeads = 6, kKvHeads = 2, kHeadDim = 16;
+
+/// FP16 [kVocab, kHidden].
+const TensorView& embedding() {
+  static const TensorView table = [] {
+    Random random(40);
+    const Shape shape = {kVocab, kHidden};
+    return convert(
+               tensor_from_floats(testing::random_floats(random, kVocab * kHidden, 1.0f), shape),
+               DType::kF16)
+        .value();
+  }();
+  return table;
+}
 
 /// Slots: 0 hidden state, 1 normed, 2 qkv, 3 q, 4 attention, 5 gate and up, 6 inner, 7 selected,
 /// 8 selected and normed, 9 logits.
@@ -102,10 +116,13 @@ class ReferenceRunner {
   }
 
   std::vector<float> run(const Batch& batch) {
-    rows_.assign(slots_.size(), batch.num_rows);
+    rows_.assign(slots_.size(), static_cast<std::int64_t>(batch.token_ids.size()));
     auto& input = slots_[0];
-    input.resize(static_cast<std::size_t>(batch.num_rows * plan_.hidden_size));
-    for (std::size_t i = 0; i < input.size(); ++i) input[i] = f16_to_float(batch.inputs_embeds[i]);
+    input.clear();
+    for (const std::int32_t id : batch.token_ids) {
+      const auto* row = embedding().data<std::uint16_t>() + id * kHidden;
+      for (int i = 0; i < kHidden; ++i) input.push_back(f16_to_float(row[i]));
+    }
     for (const Step& step : plan_.steps) {
       std::visit([&](const auto& s) { run_step(batch, s); }, step);
     }
@@ -180,17 +197,22 @@ class ReferenceRunner {
   std::vector<std::int64_t> rows_;
 };
 
-std::vector<std::uint16_t> random_embeds(std::int64_t rows, Random& random) {
-  const auto values = testing::random_floats(random, rows * kHidden);
-  std::vector<std::uint16_t> embeds;
-  for (const float value : values) embeds.push_back(f16_from_float(value));
-  return embeds;
+std::vector<std::int32_t> random_ids(std::int64_t rows, Random& random) {
+  std::uniform_int_distribution<std::int32_t> any(0, kVocab - 1);
+  std::vector<std::int32_t> ids(static_cast<std::size_t>(rows));
+  for (std::int32_t& id : ids) id = any(random);
+  return ids;
+}
+
+Result<std::unique_ptr<Backend>> open_backend(const Plan& plan, const BackendOptions& options) {
+  return cpu::make_cpu_backend(plan, embedding(), options);
 }
 
 std::vector<float> run(Backend& backend, const Batch& batch, TapSink* taps = nullptr) {
-  std::vector<float> logits(batch.logits_rows.size() * kVocab);
-  const Status status = backend.run(batch, logits.data(), taps);
+  const Status status = backend.run(batch, taps);
   EXPECT_TRUE(status.ok()) << (status.ok() ? "" : status.error().message);
+  std::vector<float> logits(batch.logits_rows.size() * kVocab);
+  backend.read_logits(logits).value();
   return logits;
 }
 
@@ -212,16 +234,15 @@ TEST(CpuBackend, ATinyModelAgreesWithTheReferencesStepByStep) {
       TestBatch prompts({{0, 70}, {0, 3}, {0, 64}}, random);
       const int pages = prompts.num_pages + 3;
       auto backend =
-          cpu::make_cpu_backend(plan, {.num_threads = 2, .num_pages = pages, .max_rows = 200})
-              .value();
+          open_backend(plan, {.num_threads = 2, .num_pages = pages, .max_rows = 200}).value();
       ReferenceRunner reference(plan, pages);
       for (std::size_t s = 0; s < 3; ++s) {  // a page more, for the decode steps
         prompts.tables[s].push_back(prompts.num_pages + static_cast<int>(s));
         prompts.slices[s].page_table = prompts.tables[s].data();
       }
-      auto embeds = random_embeds(prompts.rows, random);
+      auto ids = random_ids(prompts.rows, random);
       std::vector<std::int32_t> wanted = {0, 69, 72, 100, 136};
-      Batch batch{embeds.data(), prompts.rows, prompts.slices, wanted};
+      Batch batch{ids, prompts.slices, wanted};
       // Between the two, an FP8 code may differ where a value lies next to a tie: hence more
       // than FP32 rounding, though far less than one code's 6 percent everywhere.
       EXPECT_LT(relative_error(run(*backend, batch), reference.run(batch)), 3e-3);
@@ -237,9 +258,9 @@ TEST(CpuBackend, ATinyModelAgreesWithTheReferencesStepByStep) {
           slices[s].first_row = row;
           row += counts[s];
         }
-        embeds = random_embeds(row, random);
+        ids = random_ids(row, random);
         wanted = {0, 1, static_cast<std::int32_t>(row) - 1};
-        batch = {embeds.data(), row, slices, wanted};
+        batch = {ids, slices, wanted};
         EXPECT_LT(relative_error(run(*backend, batch), reference.run(batch)), 3e-3);
       }
     }
@@ -250,18 +271,19 @@ TEST(CpuBackend, ChunkedPrefillEqualsWholePrefill) {
   Random random(42);
   const Plan plan = tiny_plan(DType::kF16, DType::kF16, false, random);
   const std::vector<std::int32_t> table = {2, 0, 1};
-  const auto embeds = random_embeds(150, random);
+  const auto ids = random_ids(150, random);
   const std::vector<std::int32_t> last = {149};
   const SequenceSlice whole{0, 150, 0, table.data()};
-  auto backend = cpu::make_cpu_backend(plan, {2, 3, 150}).value();
-  const auto expected = run(*backend, {embeds.data(), 150, {&whole, 1}, last});
+  auto backend = open_backend(plan, {2, 3, 150}).value();
+  const auto expected = run(*backend, {ids, {&whole, 1}, last});
 
-  auto chunked = cpu::make_cpu_backend(plan, {2, 3, 64}).value();
+  auto chunked = open_backend(plan, {2, 3, 64}).value();
   std::vector<float> got;
   for (std::int32_t first = 0; first < 150; first += 50) {
     const SequenceSlice slice{0, 50, first, table.data()};
     const std::vector<std::int32_t> wanted = {49};
-    got = run(*chunked, {embeds.data() + first * kHidden, 50, {&slice, 1}, wanted});
+    got = run(*chunked,
+              {std::span(ids).subspan(static_cast<std::size_t>(first), 50), {&slice, 1}, wanted});
   }
   EXPECT_LT(relative_error(got, expected), 3e-3);
 }
@@ -269,20 +291,29 @@ TEST(CpuBackend, ChunkedPrefillEqualsWholePrefill) {
 TEST(CpuBackend, CopiedPagesCarryASequenceOn) {
   Random random(43);
   const Plan plan = tiny_plan(DType::kF8E4M3, DType::kF16, false, random);
-  auto backend = cpu::make_cpu_backend(plan, {1, 4, 64}).value();
+  auto backend = open_backend(plan, {1, 4, 64}).value();
   const std::vector<std::int32_t> original = {1}, copy = {3};
-  const auto embeds = random_embeds(21, random);
+  const auto ids = random_ids(21, random);
   const SequenceSlice prompt{0, 20, 0, original.data()};
-  run(*backend, {embeds.data(), 20, {&prompt, 1}, {}});
+  run(*backend, {std::span(ids).first(20), {&prompt, 1}, {}});
   ASSERT_TRUE(backend->copy_page(1, 3).ok());
   const std::vector<std::int32_t> wanted = {0};
   const SequenceSlice next{0, 1, 20, original.data()}, forked{0, 1, 20, copy.data()};
-  const auto expected = run(*backend, {embeds.data() + 20 * kHidden, 1, {&next, 1}, wanted});
-  EXPECT_EQ(run(*backend, {embeds.data() + 20 * kHidden, 1, {&forked, 1}, wanted}), expected);
+  const auto expected = run(*backend, {std::span(ids).last(1), {&next, 1}, wanted});
+  EXPECT_EQ(run(*backend, {std::span(ids).last(1), {&forked, 1}, wanted}), expected);
 }
 
 class CountingTap final : public TapSink {
  public:
+  bool wants_values() const override { return true; }
+  void on_value(std::string_view name, std::int64_t rows, std::int64_t cols,
+                const float* values) override {
+    names.emplace(name);
+    last.assign(values, values + rows * cols);
+  }
+  std::set<std::string> names;
+  std::vector<float> last;
+
   void on_qkv(std::int32_t layer, std::int64_t rows, const float* q, const float* k,
               const float* v) override {
     layers.push_back(layer);
@@ -295,46 +326,54 @@ class CountingTap final : public TapSink {
 TEST(CpuBackend, TapsSeeEveryLayerAndChangeNothing) {
   Random random(44);
   const Plan plan = tiny_plan(DType::kF16, DType::kBF16, true, random);
-  auto backend = cpu::make_cpu_backend(plan, {2, 1, 64}).value();
+  auto backend = open_backend(plan, {2, 1, 64}).value();
   const std::vector<std::int32_t> table = {0}, wanted = {9};
-  const auto embeds = random_embeds(10, random);
+  const auto ids = random_ids(10, random);
   const SequenceSlice slice{0, 10, 0, table.data()};
-  const Batch batch{embeds.data(), 10, {&slice, 1}, wanted};
+  const Batch batch{ids, {&slice, 1}, wanted};
   const auto expected = run(*backend, batch);
   CountingTap tap;
   EXPECT_EQ(run(*backend, batch, &tap), expected);
   EXPECT_EQ(tap.layers, (std::vector<std::int32_t>{0, 1}));
+  EXPECT_EQ(tap.names.size(), plan.steps.size());
+  EXPECT_TRUE(tap.names.contains("3: attention of layer 0"));
+  EXPECT_EQ(tap.last, expected);
   for (const float sum : tap.sums) EXPECT_TRUE(std::isfinite(sum) && sum != 0.0f);
 }
 
 TEST(CpuBackend, RefusesWhatDoesNotFit) {
   Random random(45);
   const Plan plan = tiny_plan(DType::kF16, DType::kF16, false, random);
-  const auto huge = cpu::make_cpu_backend(plan, {1, 2000000000, 64});
+  const auto huge = open_backend(plan, {1, 2000000000, 64});
   ASSERT_FALSE(huge.ok());
   EXPECT_EQ(huge.error().code, ErrorCode::kCapacity);
   EXPECT_NE(huge.error().message.find("bytes"), std::string::npos);
-  const auto rows = cpu::make_cpu_backend(plan, {1, 1, std::int64_t{1} << 60});
+  const auto rows = open_backend(plan, {1, 1, std::int64_t{1} << 60});
   ASSERT_FALSE(rows.ok());
   EXPECT_EQ(rows.error().code, ErrorCode::kCapacity);
-  EXPECT_FALSE(cpu::make_cpu_backend(plan, {1, 0, 64}).ok());
+  EXPECT_FALSE(open_backend(plan, {1, 0, 64}).ok());
 
-  auto backend = cpu::make_cpu_backend(plan, {1, 9, 16}).value();
+  auto backend = open_backend(plan, {1, 9, 16}).value();
   EXPECT_EQ(backend->max_rows(), 16);
   EXPECT_EQ(backend->num_pages(), 9);
-  const auto embeds = random_embeds(17, random);
+  const auto ids = random_ids(17, random);
   std::vector<std::int32_t> table = {0, 1, 2, 3, 4, 5, 6, 7, 8};
   SequenceSlice slice{0, 17, 0, table.data()};
-  const Status too_many = backend->run({embeds.data(), 17, {&slice, 1}, {}}, nullptr, nullptr);
+  const Status too_many = backend->run({ids, {&slice, 1}, {}}, nullptr);
   ASSERT_FALSE(too_many.ok());
   EXPECT_EQ(too_many.error().code, ErrorCode::kCapacity);
+  auto few_logits = open_backend(plan, {1, 9, 32, 2}).value();
+  const std::vector<std::int32_t> three = {0, 1, 2};
+  const Status too_many_logits = few_logits->run({ids, {&slice, 1}, three}, nullptr);
+  ASSERT_FALSE(too_many_logits.ok());
+  EXPECT_EQ(too_many_logits.error().code, ErrorCode::kCapacity);
   slice = {0, 1, 512, table.data()};
-  const Status too_far = backend->run({embeds.data(), 1, {&slice, 1}, {}}, nullptr, nullptr);
+  const Status too_far = backend->run({std::span(ids).first(1), {&slice, 1}, {}}, nullptr);
   ASSERT_FALSE(too_far.ok());
   EXPECT_EQ(too_far.error().code, ErrorCode::kCapacity);
   slice = {0, 1, 0, table.data()};
   table[0] = 9;
-  EXPECT_THROW((void)backend->run({embeds.data(), 1, {&slice, 1}, {}}, nullptr, nullptr),
+  EXPECT_THROW((void)backend->run({std::span(ids).first(1), {&slice, 1}, {}}, nullptr),
                ContractError);
 }
 
@@ -343,7 +382,7 @@ TEST(PlanValidation, FindsEveryKindOfDamage) {
     Random random(46);
     Plan plan = tiny_plan(DType::kF8E4M3, DType::kF16, true, random);
     damage(plan);
-    return !validate(plan).ok() && !cpu::make_cpu_backend(plan, {1, 1, 4}).ok();
+    return !validate(plan).ok() && !open_backend(plan, {1, 1, 4}).ok();
   };
   Random random(46);
   ASSERT_TRUE(validate(tiny_plan(DType::kF8E4M3, DType::kF16, true, random)).ok());

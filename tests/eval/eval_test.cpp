@@ -41,7 +41,11 @@ class EvalTest : public testing::Test {
 /// Sum of -log p(next) over one window, computed in one step.
 double window_nll(const std::filesystem::path& dir, bool fp8, std::span<const std::int32_t> ids) {
   const auto engine = exec::Engine::from_checkpoint(dir, fp8, {}).value();
-  const auto backend = engine->open_backend(16, static_cast<std::int64_t>(ids.size()), 1).value();
+  const auto backend = engine
+                           ->open_backend({.num_threads = 1,
+                                           .num_pages = 16,
+                                           .max_rows = static_cast<std::int64_t>(ids.size())})
+                           .value();
   exec::KvPool pool(16);
   exec::Sequence sequence(pool);
   std::vector<float> logits;

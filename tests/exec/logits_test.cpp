@@ -84,9 +84,12 @@ Fixture open_fixture(const std::filesystem::path& checkpoint, bool fp8, DType q_
   config.q_dtype = q_dtype;
   fixture.engine = Engine::from_checkpoint(checkpoint, fp8, config).value();
   if (backend == "reference") {
-    fixture.backend = std::make_unique<ReferenceBackend>(fixture.engine->plan(), kPages, kMaxRows);
+    fixture.backend = std::make_unique<ReferenceBackend>(
+        fixture.engine->plan(), fixture.engine->embedding(), kPages, kMaxRows);
   } else {
-    fixture.backend = fixture.engine->open_backend(kPages, kMaxRows, 2).value();
+    fixture.backend =
+        fixture.engine->open_backend({.num_threads = 2, .num_pages = kPages, .max_rows = kMaxRows})
+            .value();
   }
   fixture.pool = std::make_unique<KvPool>(kPages);
   std::vector<std::int32_t> pages(kPages);
@@ -250,7 +253,7 @@ TEST(RunStep, RefusesWhatDoesNotFitAndChangesNothing) {
   BuilderConfig config;
   config.max_kv_cache_capacity = 100;
   const auto engine = Engine::from_checkpoint(tiny_model("qwen3"), false, config).value();
-  ReferenceBackend backend(engine->plan(), 3, 256);
+  ReferenceBackend backend(engine->plan(), engine->embedding(), 3, 256);
   KvPool pool(3);
   Sequence a(pool), b(pool), c(pool);
   const std::vector<std::int32_t> tokens(101, 5);

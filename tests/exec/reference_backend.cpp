@@ -3,12 +3,14 @@
 #include <algorithm>
 #include <cstring>
 
+#include "formats/float_formats.h"
 #include "ops/reference.h"
 
 namespace kv8::exec {
 
-ReferenceBackend::ReferenceBackend(const Plan& plan, std::int32_t num_pages, std::int64_t max_rows)
-    : plan_(plan), num_pages_(num_pages), max_rows_(max_rows) {
+ReferenceBackend::ReferenceBackend(const Plan& plan, TensorView embedding, std::int32_t num_pages,
+                                   std::int64_t max_rows)
+    : plan_(plan), embedding_(std::move(embedding)), num_pages_(num_pages), max_rows_(max_rows) {
   for (const LayerCache& cache : plan.caches) {
     LayerPages pages;
     pages.layout = {plan.num_kv_heads, plan.head_dim, static_cast<int>(dtype_size(cache.dtype))};
@@ -21,22 +23,38 @@ ReferenceBackend::ReferenceBackend(const Plan& plan, std::int32_t num_pages, std
   }
 }
 
-Status ReferenceBackend::run(const Batch& batch, float* logits, TapSink*) {
-  KV8_CHECK(batch.num_rows <= max_rows_, "{} rows", batch.num_rows);
-  Running running{&batch, batch.num_rows, {}};
+Status ReferenceBackend::run(const Batch& batch, TapSink*) {
+  const auto num_rows = static_cast<std::int64_t>(batch.token_ids.size());
+  KV8_CHECK(num_rows <= max_rows_, "{} rows", num_rows);
+  Running running{&batch, num_rows, {}};
   running.slots.resize(plan_.slot_cols.size());
-  const TensorView embeds{
-      DType::kF16,
-      {batch.num_rows, plan_.hidden_size},
-      std::as_bytes(std::span(batch.inputs_embeds,
-                              static_cast<std::size_t>(batch.num_rows * plan_.hidden_size)))};
-  running.slots[static_cast<std::size_t>(plan_.input_slot)] = to_float(embeds).value();
+  float* input = slot(running, plan_.input_slot);
+  const auto* table = embedding_.data<std::uint16_t>();
+  for (const std::int32_t id : batch.token_ids) {
+    for (std::int64_t i = 0; i < plan_.hidden_size; ++i) {
+      *input++ = f16_to_float(table[id * plan_.hidden_size + i]);
+    }
+  }
   for (const Step& step : plan_.steps) {
     std::visit([&](const auto& typed) { this->step(running, typed); }, step);
   }
   const std::vector<float>& result = running.slots[static_cast<std::size_t>(plan_.logits_slot)];
-  std::copy_n(result.begin(), batch.logits_rows.size() * static_cast<std::size_t>(plan_.vocab_size),
-              logits);
+  const auto count = batch.logits_rows.size() * static_cast<std::size_t>(plan_.vocab_size);
+  logits_.assign(result.begin(), result.begin() + static_cast<std::ptrdiff_t>(count));
+  return {};
+}
+
+Status ReferenceBackend::read_logits(std::span<float> logits) {
+  KV8_CHECK(logits.size() == logits_.size(), "{} logits of {}", logits.size(), logits_.size());
+  std::ranges::copy(logits_, logits.begin());
+  return {};
+}
+
+Status ReferenceBackend::sample(std::span<const SampleRow> rows, std::span<SampledToken> tokens) {
+  const auto vocab = static_cast<std::size_t>(plan_.vocab_size);
+  for (std::size_t i = 0; i < rows.size(); ++i) {
+    tokens[i] = sample_row(std::span<const float>(logits_).subspan(i * vocab, vocab), rows[i]);
+  }
   return {};
 }
 
@@ -54,8 +72,7 @@ Status ReferenceBackend::copy_page(std::int32_t from, std::int32_t to) {
 
 float* ReferenceBackend::slot(Running& running, Slot slot) {
   std::vector<float>& values = running.slots[static_cast<std::size_t>(slot)];
-  values.resize(
-      static_cast<std::size_t>(std::max<std::int64_t>(running.batch->num_rows, 1) * cols(slot)));
+  values.resize(static_cast<std::size_t>(std::max<std::int64_t>(running.rows, 1) * cols(slot)));
   return values.data();
 }
 

@@ -12,9 +12,12 @@ namespace kv8::exec {
 class ReferenceBackend : public Backend {
  public:
   /// `plan` must outlive the backend and have one part per weight.
-  ReferenceBackend(const Plan& plan, std::int32_t num_pages, std::int64_t max_rows);
+  ReferenceBackend(const Plan& plan, TensorView embedding, std::int32_t num_pages,
+                   std::int64_t max_rows);
 
-  Status run(const Batch& batch, float* logits, TapSink* taps) override;
+  Status run(const Batch& batch, TapSink* taps) override;
+  Status read_logits(std::span<float> logits) override;
+  Status sample(std::span<const SampleRow> rows, std::span<SampledToken> tokens) override;
   Status copy_page(std::int32_t from, std::int32_t to) override;
   std::int64_t max_rows() const override { return max_rows_; }
   std::int32_t num_pages() const override { return num_pages_; }
@@ -43,6 +46,8 @@ class ReferenceBackend : public Backend {
   KvCacheView cache(std::int32_t layer);
 
   const Plan& plan_;
+  TensorView embedding_;
+  std::vector<float> logits_;
   std::int32_t num_pages_;
   std::int64_t max_rows_;
   std::vector<LayerPages> layers_;

@@ -119,7 +119,8 @@ TEST(SmolLm2, AnswersLikeTransformers) {
   SKIP_WITHOUT_MODEL();
   const auto engine = Engine::from_checkpoint(model_dir(), false, {}).value();
   constexpr std::int32_t kPages = 80;
-  const auto backend = engine->open_backend(kPages, 2048, 0).value();
+  const auto backend =
+      engine->open_backend({.num_threads = 0, .num_pages = kPages, .max_rows = 2048}).value();
   KvPool pool(kPages);
   std::vector<Conversation> conversations = golden_conversations(pool);
   std::vector<Conversation*> running;

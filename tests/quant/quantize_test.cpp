@@ -94,7 +94,8 @@ TEST_F(QuantizeTest, AmaxIsThatOfEveryTokenAlone) {
 
   const auto engine = exec::Engine::from_checkpoint(options.model_dir, false, {}).value();
   const Plan& plan = engine->plan();
-  const auto backend = engine->open_backend(2, 1, 1).value();
+  const auto backend =
+      engine->open_backend({.num_threads = 1, .num_pages = 2, .max_rows = 1}).value();
   Recorder recorder;
   recorder.q_cols = plan.num_heads * plan.head_dim;
   recorder.kv_cols = plan.num_kv_heads * plan.head_dim;

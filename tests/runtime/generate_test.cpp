@@ -30,7 +30,8 @@ std::vector<Request> mixed_requests() {
 std::vector<std::int32_t> argmax_by_steps(const std::filesystem::path& dir,
                                           std::vector<std::int32_t> ids, int count) {
   const auto engine = exec::Engine::from_checkpoint(dir, false, {}).value();
-  const auto backend = engine->open_backend(8, 1, 1).value();
+  const auto backend =
+      engine->open_backend({.num_threads = 1, .num_pages = 8, .max_rows = 1}).value();
   exec::KvPool pool(8);
   exec::Sequence sequence(pool);
   std::vector<float> logits;
@@ -324,12 +325,24 @@ TEST(Generate, LogprobsAreThoseOfTheModel) {
 /// A backend whose logits are NaN from a certain call on.
 class BreakingBackend : public Backend {
  public:
-  BreakingBackend(std::unique_ptr<Backend> inner, int good_calls)
-      : inner_(std::move(inner)), good_calls_(good_calls) {}
-  Status run(const Batch& batch, float* logits, TapSink* taps) override {
-    const Status status = inner_->run(batch, logits, taps);
-    if (good_calls_-- <= 0 && !batch.logits_rows.empty()) logits[3] = std::nanf("");
-    return status;
+  BreakingBackend(std::unique_ptr<Backend> inner, std::int32_t vocab_size, int good_calls)
+      : inner_(std::move(inner)),
+        logits_per_row_(static_cast<std::size_t>(vocab_size)),
+        good_calls_(good_calls) {}
+  Status run(const Batch& batch, TapSink* taps) override {
+    KV8_TRY(inner_->run(batch, taps));
+    logits_.resize(batch.logits_rows.size() * logits_per_row_);
+    KV8_TRY(inner_->read_logits(logits_));
+    if (good_calls_-- <= 0 && !logits_.empty()) logits_[3] = std::nanf("");
+    return {};
+  }
+  Status read_logits(std::span<float> logits) override { return inner_->read_logits(logits); }
+  Status sample(std::span<const SampleRow> rows, std::span<SampledToken> tokens) override {
+    for (std::size_t i = 0; i < rows.size(); ++i) {
+      tokens[i] = sample_row(
+          std::span<const float>(logits_).subspan(i * logits_per_row_, logits_per_row_), rows[i]);
+    }
+    return {};
   }
   Status copy_page(std::int32_t from, std::int32_t to) override {
     return inner_->copy_page(from, to);
@@ -340,14 +353,18 @@ class BreakingBackend : public Backend {
 
  private:
   std::unique_ptr<Backend> inner_;
+  std::size_t logits_per_row_;
   int good_calls_;
+  std::vector<float> logits_;
 };
 
 TEST(Generate, NanLogitsAreAnErrorNotAToken) {
   const TinyModel model("qwen3");
   RunnerSetup setup;
-  setup.wrap = [](std::unique_ptr<Backend> backend) {
-    return std::make_unique<BreakingBackend>(std::move(backend), 3);
+  const std::int32_t vocab =
+      exec::Engine::from_checkpoint(model.dir(), false, {}).value()->plan().vocab_size;
+  setup.wrap = [vocab](std::unique_ptr<Backend> backend) {
+    return std::make_unique<BreakingBackend>(std::move(backend), vocab, 3);
   };
   const auto runner = make_runner(model.dir(), setup);
   const auto responses = runner->run(file_of({greedy_request("x", 20)}), {});

@@ -39,7 +39,8 @@ std::unique_ptr<Runner> make_runner(const std::filesystem::path& checkpoint_dir,
                     nullptr, text::Tokenizer::load(checkpoint_dir).value(), tiny_chat_template()};
   const auto pages =
       exec::kv_pool_pages(parts.engine->config().builder, parts.engine->plan()).value();
-  parts.backend = parts.engine->open_backend(pages, 256, 1).value();
+  parts.backend =
+      parts.engine->open_backend({.num_threads = 1, .num_pages = pages, .max_rows = 256}).value();
   if (setup.wrap) parts.backend = setup.wrap(std::move(parts.backend));
   return Runner::create(std::move(parts), setup.options);
 }

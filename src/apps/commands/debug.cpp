@@ -38,8 +38,11 @@ Status dump_logits(const LogitsFlags& flags) {
       KV8_TRY(exec::Engine::from_checkpoint(flags.checkpoint, flags.kv == "fp8", config));
   const auto ids = KV8_TRY(read_ids(flags.ids_file, engine->config().vocab_size));
   const auto count = static_cast<std::int64_t>(ids.size());
-  const auto backend = KV8_TRY(engine->open_backend(
-      static_cast<std::int32_t>(pages_for_tokens(count)), count, flags.threads));
+  const auto backend =
+      KV8_TRY(engine->open_backend({.num_threads = flags.threads,
+                                    .num_pages = static_cast<std::int32_t>(pages_for_tokens(count)),
+                                    .max_rows = count,
+                                    .max_sequences = 1}));
   exec::KvPool pool(backend->num_pages());
   exec::Sequence sequence(pool);
   const std::int64_t first =

@@ -1,10 +1,10 @@
-#include "runtime/sampling.h"
+#include "ops/sampling.h"
 
 #include <algorithm>
 #include <cmath>
 #include <numeric>
 
-namespace kv8::runtime {
+namespace kv8 {
 namespace {
 
 std::uint64_t splitmix(std::uint64_t x) {
@@ -46,11 +46,10 @@ std::int32_t largest_id(std::span<const float> logits) {
   return static_cast<std::int32_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
 }
 
-std::int32_t draw(std::span<const float> logits, const SamplingParams& params, std::uint64_t step) {
-  const std::size_t keep =
-      params.top_k > 0 ? static_cast<std::size_t>(params.top_k) : logits.size();
+std::int32_t draw(std::span<const float> logits, const SampleRow& row) {
+  const std::size_t keep = row.top_k > 0 ? static_cast<std::size_t>(row.top_k) : logits.size();
   const std::vector<std::int32_t> ids = best_ids(logits, keep);
-  const double temperature = params.temperature;
+  const double temperature = row.temperature;
   const double largest = logits[static_cast<std::size_t>(ids.front())];
   std::vector<double> weight(ids.size());
   double total = 0.0;
@@ -60,10 +59,10 @@ std::int32_t draw(std::span<const float> logits, const SamplingParams& params, s
   }
   double nucleus = 0.0;
   std::size_t count = 0;
-  while (count < ids.size() && (count == 0 || nucleus < params.top_p * total)) {
+  while (count < ids.size() && (count == 0 || nucleus < row.top_p * total)) {
     nucleus += weight[count++];
   }
-  double left = uniform_at(params.seed, step) * nucleus;
+  double left = uniform_at(row.seed, row.step) * nucleus;
   for (std::size_t i = 0; i + 1 < count; ++i) {
     left -= weight[i];
     if (left < 0.0) return ids[i];
@@ -71,49 +70,65 @@ std::int32_t draw(std::span<const float> logits, const SamplingParams& params, s
   return ids[count - 1];
 }
 
+/// The first fault of a row, with the token where it lies.
+SampledToken find_fault(std::span<const float> logits) {
+  SampledToken result;
+  bool any_finite = false;
+  for (std::size_t i = 0; i < logits.size(); ++i) {
+    if (std::isnan(logits[i]) || logits[i] == INFINITY) {
+      result.fault = std::isnan(logits[i]) ? LogitsFault::kNan : LogitsFault::kInfinity;
+      result.chosen.id = static_cast<std::int32_t>(i);
+      return result;
+    }
+    any_finite = any_finite || std::isfinite(logits[i]);
+  }
+  if (!any_finite) result.fault = LogitsFault::kNothingFinite;
+  return result;
+}
+
 }  // namespace
+
+Status check_sampled(const SampledToken& sampled) {
+  switch (sampled.fault) {
+    case LogitsFault::kNone:
+      return {};
+    case LogitsFault::kNothingFinite:
+      return bad_input("the model computed -infinity for every token");
+    case LogitsFault::kNan:
+    case LogitsFault::kInfinity:
+      break;
+  }
+  return bad_input(
+      "the model computed a logit of {} for token {}; the engine's weights or scales are broken",
+      sampled.fault == LogitsFault::kNan ? "nan" : "inf", sampled.chosen.id);
+}
 
 double uniform_at(std::uint64_t seed, std::uint64_t counter) {
   const std::uint64_t bits = splitmix(splitmix(seed) ^ counter);
   return static_cast<double>(bits >> 11) * 0x1p-53;
 }
 
-RowLogprobs row_logprobs(std::span<const float> logits, std::int32_t chosen, std::int32_t count) {
+SampledToken sample_row(std::span<const float> logits, const SampleRow& row) {
+  SampledToken result = find_fault(logits);
+  if (result.fault != LogitsFault::kNone) return result;
+  std::vector<float> biased;
+  std::span<const float> values = logits;
+  if (!row.logit_bias.empty()) {
+    biased.assign(logits.begin(), logits.end());
+    for (const auto& [id, bias] : row.logit_bias) biased[static_cast<std::size_t>(id)] += bias;
+    values = biased;
+  }
+  result.chosen.id = row.greedy() ? largest_id(values) : draw(values, row);
+  if (row.num_logprobs == 0) return result;
   const double total = log_sum_exp(logits);
-  const auto scored = [&](std::int32_t id) {
-    return ScoredToken{id, logits[static_cast<std::size_t>(id)] - total};
+  const auto logprob = [&](std::int32_t id) {
+    return logits[static_cast<std::size_t>(id)] - total;
   };
-  RowLogprobs result{scored(chosen), {}};
-  for (const std::int32_t id : best_ids(logits, static_cast<std::size_t>(count))) {
-    result.top.push_back(scored(id));
+  result.chosen.logprob = logprob(result.chosen.id);
+  for (const std::int32_t id : best_ids(logits, static_cast<std::size_t>(row.num_logprobs))) {
+    result.top.push_back({id, logprob(id)});
   }
   return result;
 }
 
-Status check_logits(std::span<const float> logits) {
-  bool any_finite = false;
-  for (std::size_t i = 0; i < logits.size(); ++i) {
-    if (std::isnan(logits[i]) || logits[i] == INFINITY) {
-      return bad_input(
-          "the model computed a logit of {} for token {}; the engine's weights or "
-          "scales are broken",
-          logits[i], i);
-    }
-    any_finite = any_finite || std::isfinite(logits[i]);
-  }
-  if (!any_finite) return bad_input("the model computed -infinity for every token");
-  return {};
-}
-
-std::int32_t sample_token(std::span<const float> logits, const SamplingParams& params,
-                          std::uint64_t step) {
-  std::vector<float> biased;
-  if (!params.logit_bias.empty()) {
-    biased.assign(logits.begin(), logits.end());
-    for (const auto& [id, bias] : params.logit_bias) biased[static_cast<std::size_t>(id)] += bias;
-    logits = biased;
-  }
-  return params.greedy() ? largest_id(logits) : draw(logits, params, step);
-}
-
-}  // namespace kv8::runtime
+}  // namespace kv8

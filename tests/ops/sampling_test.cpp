@@ -1,28 +1,25 @@
-#include "runtime/sampling.h"
+#include "ops/sampling.h"
 
 #include <gtest/gtest.h>
 
 #include <cmath>
 #include <limits>
 
-namespace kv8::runtime {
+namespace kv8 {
 namespace {
 
 constexpr float kInf = std::numeric_limits<float>::infinity();
 
-SamplingParams plain() {
-  SamplingParams params;
-  params.top_k = 0;
-  params.top_p = 1.0f;
-  return params;
+std::int32_t token(const std::vector<float>& logits, SampleRow row, std::uint64_t step) {
+  row.step = step;
+  return sample_row(logits, row).chosen.id;
 }
 
 /// How often each token is drawn in `draws` steps.
-std::vector<int> histogram(const std::vector<float>& logits, const SamplingParams& params,
-                           int draws) {
+std::vector<int> histogram(const std::vector<float>& logits, const SampleRow& params, int draws) {
   std::vector<int> counts(logits.size());
   for (int i = 0; i < draws; ++i) {
-    ++counts[static_cast<std::size_t>(sample_token(logits, params, static_cast<std::uint64_t>(i)))];
+    ++counts[static_cast<std::size_t>(token(logits, params, static_cast<std::uint64_t>(i)))];
   }
   return counts;
 }
@@ -38,31 +35,32 @@ TEST(UniformAt, IsTheSameEverywhere) {
 
 TEST(SampleToken, GreedyTakesTheLowestOfEqualIds) {
   const std::vector<float> logits = {-1.0f, 3.5f, 2.0f, 3.5f};
-  SamplingParams params;
+  SampleRow params;
   params.top_k = 1;
-  EXPECT_EQ(sample_token(logits, params, 0), 1);
+  EXPECT_EQ(token(logits, params, 0), 1);
   params.top_k = 50;
   params.temperature = 0.0f;
-  EXPECT_EQ(sample_token(logits, params, 0), 1);
+  EXPECT_EQ(token(logits, params, 0), 1);
 }
 
 TEST(SampleToken, BiasMovesAndBans) {
   const std::vector<float> logits = {1.0f, 3.0f, 2.0f};
-  SamplingParams params;
+  SampleRow params;
   params.temperature = 0.0f;
-  params.logit_bias = {{1, -100.0f}};
-  EXPECT_EQ(sample_token(logits, params, 0), 2);
-  params.logit_bias = {{0, 100.0f}};
-  EXPECT_EQ(sample_token(logits, params, 0), 0);
+  const LogitBias ban[] = {{1, -100.0f}}, push[] = {{0, 100.0f}};
+  params.logit_bias = ban;
+  EXPECT_EQ(token(logits, params, 0), 2);
+  params.logit_bias = push;
+  EXPECT_EQ(token(logits, params, 0), 0);
 
-  SamplingParams random = plain();
-  random.logit_bias = {{1, -100.0f}};
+  SampleRow random;
+  random.logit_bias = ban;
   EXPECT_EQ(histogram(logits, random, 2000)[1], 0);
 }
 
 TEST(SampleToken, DrawsFollowTheSoftmax) {
   const std::vector<float> logits = {0.0f, 1.0f, -kInf, 2.0f, 1.0f};
-  SamplingParams params = plain();
+  SampleRow params;
   params.temperature = 2.0f;
   params.seed = 7;
   constexpr int kDraws = 40000;
@@ -78,7 +76,7 @@ TEST(SampleToken, DrawsFollowTheSoftmax) {
 
 TEST(SampleToken, TopKKeepsTheLargestLowestIdsFirst) {
   const std::vector<float> logits = {1.0f, 2.0f, 1.0f, 1.0f, 0.0f};
-  SamplingParams params = plain();
+  SampleRow params;
   params.top_k = 2;
   const std::vector<int> counts = histogram(logits, params, 3000);
   EXPECT_GT(counts[0], 0);
@@ -89,7 +87,7 @@ TEST(SampleToken, TopKKeepsTheLargestLowestIdsFirst) {
 TEST(SampleToken, TopPKeepsTheShortestSufficientPrefix) {
   // Probabilities 0.5, 0.25, 0.125, 0.125.
   const std::vector<float> logits = {std::log(4.0f), std::log(2.0f), 0.0f, 0.0f};
-  SamplingParams params = plain();
+  SampleRow params;
   params.top_p = 0.6f;
   std::vector<int> counts = histogram(logits, params, 3000);
   EXPECT_EQ(counts[0] + counts[1], 3000);
@@ -101,41 +99,51 @@ TEST(SampleToken, TopPKeepsTheShortestSufficientPrefix) {
 
 TEST(SampleToken, SeedsAndStepsAreIndependentAndRepeatable) {
   const std::vector<float> logits(100, 0.0f);
-  SamplingParams a = plain(), b = plain();
+  SampleRow a, b;
   b.seed = 1;
   int same_seed = 0, other_seed = 0, next_step = 0;
   for (std::uint64_t step = 0; step < 500; ++step) {
-    same_seed += sample_token(logits, a, step) == sample_token(logits, a, step);
-    other_seed += sample_token(logits, a, step) == sample_token(logits, b, step);
-    next_step += sample_token(logits, a, step) == sample_token(logits, a, step + 1);
+    same_seed += token(logits, a, step) == token(logits, a, step);
+    other_seed += token(logits, a, step) == token(logits, b, step);
+    next_step += token(logits, a, step) == token(logits, a, step + 1);
   }
   EXPECT_EQ(same_seed, 500);
   EXPECT_LT(other_seed, 25);
   EXPECT_LT(next_step, 25);
 }
 
-TEST(RowLogprobs, AreNormalisedAtTemperatureOne) {
+TEST(SampleRow, LogprobsAreNormalisedAtTemperatureOneAndKnowNoBias) {
   const std::vector<float> logits = {0.5f, 80.0f, 79.0f, -kInf, 79.0f};
-  const RowLogprobs row = row_logprobs(logits, 2, 3);
+  const LogitBias push[] = {{2, 100.0f}};
+  SampleRow row;
+  row.temperature = 0.0f;
+  row.num_logprobs = 3;
+  row.logit_bias = push;
+  SampledToken sampled = sample_row(logits, row);
+  EXPECT_EQ(sampled.chosen.id, 2);
   const double total = 80.0 + std::log(1.0 + 2.0 * std::exp(-1.0) + std::exp(-79.5));
-  EXPECT_NEAR(row.chosen.logprob, 79.0 - total, 1e-12);
-  ASSERT_EQ(row.top.size(), 3u);
-  EXPECT_EQ(row.top[0].id, 1);
-  EXPECT_EQ(row.top[1].id, 2);
-  EXPECT_EQ(row.top[2].id, 4);
-  EXPECT_NEAR(row.top[0].logprob, 80.0 - total, 1e-12);
-  EXPECT_EQ(row_logprobs(logits, 0, 50).top.size(), 5u);
+  EXPECT_NEAR(sampled.chosen.logprob, 79.0 - total, 1e-12);
+  ASSERT_EQ(sampled.top.size(), 3u);
+  EXPECT_EQ(sampled.top[0].id, 1);
+  EXPECT_EQ(sampled.top[1].id, 2);
+  EXPECT_EQ(sampled.top[2].id, 4);
+  EXPECT_NEAR(sampled.top[0].logprob, 80.0 - total, 1e-12);
+  row.num_logprobs = 50;
+  EXPECT_EQ(sample_row(logits, row).top.size(), 5u);
 }
 
-TEST(CheckLogits, RefusesNanAndInfinity) {
-  EXPECT_TRUE(check_logits(std::vector<float>{1.0f, -kInf}).ok());
-  EXPECT_FALSE(check_logits(std::vector<float>{1.0f, kInf}).ok());
-  EXPECT_FALSE(check_logits(std::vector<float>{-kInf, -kInf}).ok());
-  const Status status =
-      check_logits(std::vector<float>{0.0f, std::numeric_limits<float>::quiet_NaN()});
+TEST(SampleRow, FindsNanAndInfinity) {
+  const auto fault = [](std::vector<float> logits) { return sample_row(logits, {}).fault; };
+  EXPECT_EQ(fault({1.0f, -kInf}), LogitsFault::kNone);
+  EXPECT_EQ(fault({1.0f, kInf}), LogitsFault::kInfinity);
+  EXPECT_EQ(fault({-kInf, -kInf}), LogitsFault::kNothingFinite);
+  const std::vector<float> nan = {0.0f, std::numeric_limits<float>::quiet_NaN()};
+  const Status status = check_sampled(sample_row(nan, {}));
   ASSERT_FALSE(status.ok());
-  EXPECT_NE(status.error().message.find("token 1"), std::string::npos) << status.error().message;
+  EXPECT_NE(status.error().message.find("nan for token 1"), std::string::npos)
+      << status.error().message;
+  EXPECT_TRUE(check_sampled(sample_row(std::vector<float>{1.0f}, {})).ok());
 }
 
 }  // namespace
-}  // namespace kv8::runtime
+}  // namespace kv8
