@@ -1,0 +1,360 @@
+// A few rows of x times a weight matrix. See docs/dense-kernels.md for the design.
+//
+// A block takes units of 8 * kTiles weight rows; its warps share the columns of a unit, 64 at a
+// time, and join their sums at its end. Every lane copies ahead exactly the 16-byte pieces that it
+// will multiply itself, so a warp's ring of weights needs no barrier. Products are
+// mma.sync.m16n8k16: x is the operand of 16 rows (8 stay empty), weight rows are its 8 columns, and
+// since the order of a contraction is free, a lane's 16 contiguous bytes are two products' operand.
+#pragma once
+
+#include "cuda/dense/gemv/params.h"
+#include "cuda/dense/start.cuh"
+#include "cuda/ptx/async_copy.cuh"
+#include "cuda/ptx/dependent_launch.cuh"
+#include "cuda/ptx/mbarrier.cuh"
+#include "cuda/ptx/mma.cuh"
+
+namespace kv8::gemv {
+
+constexpr int kChunk = 64;  ///< columns that a warp takes at a time: 128 bytes of a row
+
+template <bool kBf16_, int kWarps_, int kTiles_, int kStages_, bool kSharedX_>
+struct Shape {
+  static constexpr bool kBf16 = kBf16_;
+  static constexpr int kWarps = kWarps_;
+  static constexpr int kTiles = kTiles_;
+  static constexpr int kStages = kStages_;
+  static constexpr bool kSharedX = kSharedX_;  ///< x in shared memory, else through L1
+  static constexpr int kThreads = 32 * kWarps;
+  static constexpr int kUnit = 8 * kTiles;  ///< weight rows of a unit
+  static constexpr int kStageBytes = kTiles * 2 * 512;
+  static constexpr int kRingBytes = kWarps * kStages * kStageBytes;
+  static constexpr int kSums = kGemvMaxRows * kUnit;  ///< sums of a unit
+  static constexpr int kSumBytes = 2 * kWarps * kSums * 4;
+};
+
+/// Bytes between rows of x in shared memory: 64 modulo 128, so that a load by a warp meets no bank
+/// conflict.
+__host__ __device__ constexpr int x_stride(int in) { return (in + 63) / 64 * 128 + 64; }
+
+template <class S>
+constexpr int shared_bytes(int rows, int in) {
+  return S::kRingBytes + S::kSumBytes + (S::kSharedX ? rows * x_stride(in) : 0);
+}
+
+struct Work {
+  int units, steps;  ///< units of the matrix; chunks that a warp takes of each
+};
+
+template <class S>
+__device__ __forceinline__ Work work_of(const GemvArgs& a) {
+  const int outputs = a.swiglu ? S::kUnit / 2 : S::kUnit;
+  const int chunks = (a.in + kChunk - 1) / kChunk;
+  return {(a.out_features + outputs - 1) / outputs, (chunks + S::kWarps - 1) / S::kWarps};
+}
+
+/// One warp's weights in the order of use. Lane 4g + q holds row g of a tile, columns 8q to 8q + 7
+/// of each half chunk.
+template <class S>
+class WeightStream {
+ public:
+  __device__ WeightStream(const GemvArgs& a, const Work& work, uint32_t ring)
+      : args_(a), work_(work), lane_(ring + threadIdx.x % 32 * 16), unit_(blockIdx.x) {
+    aim();
+  }
+
+  /// Requests the next stage; past the last unit an empty one.
+  __device__ __forceinline__ void fetch() {
+    if (unit_ < work_.units) {
+      const int column = chunk_ * kChunk + threadIdx.x % 4 * 8;
+      const uint32_t slot = lane_ + write_ * S::kStageBytes;
+#pragma unroll
+      for (int tile = 0; tile < S::kTiles; ++tile) {
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          const bool inside = rows_[tile] != nullptr && column + 32 * half < args_.in;
+          const void* source = inside ? rows_[tile] + column + 32 * half : args_.weight;
+          ptx::async_copy_16(slot + (2 * tile + half) * 512, source, inside ? 16 : 0);
+        }
+      }
+      chunk_ += S::kWarps;
+      if (++step_ == work_.steps) {
+        unit_ += static_cast<int>(gridDim.x);
+        aim();
+      }
+    }
+    ptx::async_copy_commit();
+    write_ = write_ + 1 == S::kStages ? 0 : write_ + 1;
+  }
+
+  /// Shared address of this lane's pieces of the oldest stage, which is given back by the next
+  /// call's fetch.
+  __device__ __forceinline__ uint32_t next() {
+    ptx::async_copy_wait<S::kStages - 2>();
+    const uint32_t slot = lane_ + read_ * S::kStageBytes;
+    read_ = read_ + 1 == S::kStages ? 0 : read_ + 1;
+    return slot;
+  }
+
+ private:
+  __device__ __forceinline__ void aim() {
+    step_ = 0;
+    chunk_ = static_cast<int>(threadIdx.x) / 32;
+    const int row = static_cast<int>(threadIdx.x) % 32 / 4;
+    const auto* weight = static_cast<const uint16_t*>(args_.weight);
+#pragma unroll
+    for (int tile = 0; tile < S::kTiles; ++tile) {
+      int output = unit_ * S::kUnit + tile * 8 + row, at = output;
+      if (args_.swiglu) {
+        output = (unit_ * S::kTiles + tile) * 4 + row % 4;
+        at = row < 4 ? output : args_.out_features + output;
+      }
+      rows_[tile] =
+          output < args_.out_features ? weight + static_cast<int64_t>(at) * args_.in : nullptr;
+    }
+  }
+
+  const GemvArgs& args_;
+  const Work& work_;
+  uint32_t lane_;
+  int unit_, step_ = 0, chunk_ = 0, write_ = 0, read_ = 0;
+  const uint16_t* rows_[S::kTiles];
+};
+
+/// 16 bytes of the model's type from eight floats.
+template <bool kBf16>
+__device__ __forceinline__ uint4 pack(const float (&v)[8]) {
+  uint16_t h[8];
+#pragma unroll
+  for (int i = 0; i < 8; ++i) h[i] = dense::narrow<kBf16>(v[i]);
+  return make_uint4(h[0] | h[1] << 16, h[2] | h[3] << 16, h[4] | h[5] << 16, h[6] | h[7] << 16);
+}
+
+__device__ __forceinline__ void load_8(const float* from, float (&v)[8]) {
+  const float4 low = reinterpret_cast<const float4*>(from)[0];
+  const float4 high = reinterpret_cast<const float4*>(from)[1];
+  v[0] = low.x, v[1] = low.y, v[2] = low.z, v[3] = low.w;
+  v[4] = high.x, v[5] = high.y, v[6] = high.z, v[7] = high.w;
+}
+
+/// Copies x of the model's type into shared memory, columns past the end as zeros.
+template <class S>
+__device__ __forceinline__ void copy_x(const GemvArgs& a, char* shared) {
+  const int pieces = (a.in + kChunk - 1) / kChunk * 8;
+  for (int row = 0; row < a.rows; ++row) {
+    const uint4* from =
+        reinterpret_cast<const uint4*>(static_cast<const uint16_t*>(a.x) + int64_t{row} * a.in);
+    uint4* to = reinterpret_cast<uint4*>(shared + row * x_stride(a.in));
+    for (int i = threadIdx.x; i < pieces; i += S::kThreads) {
+      to[i] = i * 8 < a.in ? from[i] : make_uint4(0, 0, 0, 0);
+    }
+  }
+}
+
+/// Normalises the FP32 rows of x into shared memory; a group of warps takes each row.
+template <class S>
+__device__ __forceinline__ void normalize_x(const GemvArgs& a, char* shared, float* scratch) {
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  const int row_slots = a.rows > 4 ? 8 : a.rows > 2 ? 4 : a.rows;
+  const int group_warps = S::kWarps / row_slots, group_threads = group_warps * 32;
+  const int row = warp / group_warps, thread = warp % group_warps * 32 + lane;
+  const float* from = static_cast<const float*>(a.x) + int64_t{row} * a.in;
+  float sum = 0.0f;
+  if (row < a.rows) {
+#pragma unroll 4
+    for (int i = thread * 4; i < a.in; i += group_threads * 4) {
+      const float4 v = *reinterpret_cast<const float4*>(from + i);
+      sum += v.x * v.x + v.y * v.y + (v.z * v.z + v.w * v.w);
+    }
+  }
+#pragma unroll
+  for (int offset = 16; offset > 0; offset /= 2) sum += __shfl_xor_sync(~0u, sum, offset);
+  if (lane == 0) scratch[warp] = sum;
+  __syncthreads();
+  if (row >= a.rows) return;
+  float total = 0.0f;
+  for (int i = 0; i < group_warps; ++i) total += scratch[row * group_warps + i];
+  const float inverse = 1.0f / sqrtf(total / static_cast<float>(a.in) + a.norm_eps);
+  uint4* to = reinterpret_cast<uint4*>(shared + row * x_stride(a.in));
+  const int pieces = (a.in + kChunk - 1) / kChunk * 8;
+#pragma unroll 2
+  for (int i = thread; i < pieces; i += group_threads) {
+    float v[8] = {}, w[8] = {};
+    if (i * 8 < a.in) {
+      load_8(from + i * 8, v);
+      if (a.norm_weight_f32) {
+        load_8(static_cast<const float*>(a.norm_weight) + i * 8, w);
+      } else {
+        const uint4 bits = static_cast<const uint4*>(a.norm_weight)[i];
+        const uint32_t words[4] = {bits.x, bits.y, bits.z, bits.w};
+#pragma unroll
+        for (int j = 0; j < 8; ++j) {
+          w[j] = dense::widen<S::kBf16>(static_cast<uint16_t>(words[j / 2] >> 16 * (j % 2)));
+        }
+      }
+    }
+#pragma unroll
+    for (int j = 0; j < 8; ++j) v[j] = v[j] * inverse * w[j];
+    to[i] = pack<S::kBf16>(v);
+  }
+}
+
+/// Where a lane finds its part of x: row lane / 4, columns as the weights'.
+template <class S>
+class XReader {
+ public:
+  __device__ XReader(const GemvArgs& a, uint32_t shared, int steps) : args_(a), steps_(steps) {
+    const int lane = threadIdx.x % 32, row = lane / 4;
+    warp_ = chunk_ = static_cast<int>(threadIdx.x) / 32;
+    inside_ = row < a.rows;
+    column_ = lane % 4 * 8;
+    if constexpr (S::kSharedX) {
+      address_ = shared + (inside_ ? row : 0) * x_stride(a.in) + lane % 4 * 16;
+    } else {
+      global_ = static_cast<const uint16_t*>(a.x) + int64_t{inside_ ? row : 0} * a.in;
+      load_global();
+    }
+  }
+
+  /// The two halves of the next chunk; after a unit's last one it begins again.
+  __device__ __forceinline__ void next(uint4 (&x)[2]) {
+    if constexpr (S::kSharedX) {
+      x[0] = x[1] = make_uint4(0, 0, 0, 0);
+      if (inside_ && chunk_ * kChunk < args_.in) {
+        x[0] = ptx::load_shared_16(address_ + chunk_ * 128);
+        x[1] = ptx::load_shared_16(address_ + chunk_ * 128 + 64);
+      }
+      advance();
+    } else {
+      x[0] = ahead_[0], x[1] = ahead_[1];
+      advance();
+      load_global();
+    }
+  }
+
+ private:
+  __device__ __forceinline__ void advance() {
+    chunk_ += S::kWarps;
+    if (++step_ == steps_) step_ = 0, chunk_ = warp_;
+  }
+  __device__ __forceinline__ void load_global() {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int column = chunk_ * kChunk + 32 * half + column_;
+      ahead_[half] = inside_ && column < args_.in
+                         ? *reinterpret_cast<const uint4*>(global_ + column)
+                         : make_uint4(0, 0, 0, 0);
+    }
+  }
+
+  const GemvArgs& args_;
+  int steps_, step_ = 0, warp_, chunk_, column_;
+  bool inside_;
+  uint32_t address_ = 0;
+  const uint16_t* global_ = nullptr;
+  uint4 ahead_[2];
+};
+
+template <bool kBf16>
+__device__ __forceinline__ void multiply(float (&sum)[4], const uint4& x, const uint4& w) {
+  if constexpr (kBf16) {
+    ptx::mma_bfloat(sum, x.x, 0, x.y, 0, w.x, w.y);
+    ptx::mma_bfloat(sum, x.z, 0, x.w, 0, w.z, w.w);
+  } else {
+    ptx::mma_half(sum, x.x, 0, x.y, 0, w.x, w.y);
+    ptx::mma_half(sum, x.z, 0, x.w, 0, w.z, w.w);
+  }
+}
+
+/// Adds the warps' sums in their order.
+template <class S>
+__device__ __forceinline__ float join(const float* sums, int at) {
+  float sum = 0.0f;
+#pragma unroll
+  for (int warp = 0; warp < S::kWarps; ++warp) sum += sums[warp * S::kSums + at];
+  return sum;
+}
+
+template <class S>
+__device__ __forceinline__ void store_output(const GemvArgs& a, int row, int output, float value) {
+  const int64_t at = int64_t{row} * a.out_features + output;
+  if (a.bias != nullptr) {
+    value += dense::widen<S::kBf16>(static_cast<const uint16_t*>(a.bias)[output]);
+  }
+  if (a.residual != nullptr) value += a.residual[at];
+  if (a.f32_out) {
+    static_cast<float*>(a.out)[at] = value;
+  } else {
+    static_cast<uint16_t*>(a.out)[at] = dense::narrow<S::kBf16>(value);
+  }
+}
+
+template <class S>
+__device__ __forceinline__ void finish_unit(const GemvArgs& a, int unit, const float* sums) {
+  const int outputs = a.swiglu ? S::kUnit / 2 : S::kUnit;
+  for (int i = threadIdx.x; i < a.rows * outputs; i += S::kThreads) {
+    const int row = i / outputs, n = i % outputs, output = unit * outputs + n;
+    if (output >= a.out_features) continue;
+    if (a.swiglu) {
+      const int at = row * S::kUnit + n / 4 * 8 + n % 4;
+      const float gate = join<S>(sums, at), up = join<S>(sums, at + 4);
+      store_output<S>(a, row, output, dense::silu(gate) * up);
+    } else {
+      store_output<S>(a, row, output, join<S>(sums, row * S::kUnit + n));
+    }
+  }
+}
+
+template <class S>
+__global__ __launch_bounds__(S::kThreads) void multiply_rows(const __grid_constant__ GemvArgs a) {
+  extern __shared__ __align__(128) char shared[];
+  ptx::start_dependents();
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  float* sums = reinterpret_cast<float*>(shared + S::kRingBytes);
+  char* x_rows = shared + S::kRingBytes + S::kSumBytes;
+  const Work work = work_of<S>(a);
+  WeightStream<S> weights(a, work,
+                          ptx::shared_address(shared) + warp * S::kStages * S::kStageBytes);
+  for (int i = 0; i < S::kStages - 1; ++i) weights.fetch();
+  ptx::wait_for_predecessors();
+  if constexpr (S::kSharedX) {
+    if (a.norm_weight != nullptr) {
+      normalize_x<S>(a, x_rows, sums);
+    } else {
+      copy_x<S>(a, x_rows);
+    }
+    __syncthreads();
+  }
+  XReader<S> reader(a, ptx::shared_address(x_rows), work.steps);
+  int parity = 0;
+  for (int unit = blockIdx.x; unit < work.units; unit += gridDim.x, parity ^= 1) {
+    float sum[S::kTiles][2][4] = {};
+    for (int step = 0; step < work.steps; ++step) {
+      uint4 x[2];
+      reader.next(x);
+      const uint32_t slot = weights.next();
+#pragma unroll
+      for (int tile = 0; tile < S::kTiles; ++tile) {
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          const uint4 w = ptx::load_shared_16(slot + (2 * tile + half) * 512);
+          multiply<S::kBf16>(sum[tile][half], x[half], w);
+        }
+      }
+      weights.fetch();
+    }
+    float* unit_sums = sums + parity * S::kWarps * S::kSums;
+    if (lane / 4 < a.rows) {
+      float* own = unit_sums + warp * S::kSums + lane / 4 * S::kUnit + lane % 4 * 2;
+#pragma unroll
+      for (int tile = 0; tile < S::kTiles; ++tile) {
+        own[tile * 8] = sum[tile][0][0] + sum[tile][1][0];
+        own[tile * 8 + 1] = sum[tile][0][1] + sum[tile][1][1];
+      }
+    }
+    __syncthreads();
+    finish_unit<S>(a, unit, unit_sums);
+  }
+}
+
+}  // namespace kv8::gemv

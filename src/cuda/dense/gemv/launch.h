@@ -1,0 +1,20 @@
+// From GemvArgs to a kernel launch.
+#pragma once
+
+#include <cstdint>
+
+#include "base/result.h"
+#include "cuda/dense/gemv/params.h"
+
+struct CUstream_st;
+
+namespace kv8 {
+
+/// Largest `in` with which `rows` rows can have their norm fused on the current device; x then lies
+/// in shared memory.
+Result<int> gemv_max_norm_columns(int rows);
+
+/// Validates `args` and enqueues one kernel on `stream` (null: the default stream).
+Status launch_gemv(const GemvArgs& args, CUstream_st* stream);
+
+}  // namespace kv8
