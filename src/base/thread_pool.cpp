@@ -51,21 +51,23 @@ struct ThreadPool::State {
     }
   }
 
-  /// The ticket of an open job other than `seen`, or any ticket when the pool stops.
+  /// The ticket of an open job other than `seen`, or any ticket when the pool stops. It is the one
+  /// that was found open: a second look might find it closed, and its job gone.
   std::uint64_t wait_for_work(std::uint64_t seen) {
+    std::uint64_t found = seen;
     const auto ready = [&] {
-      const std::uint64_t now = ticket.load();
-      return (now != seen && (now & 1) != 0) || stopping.load();
+      found = ticket.load();
+      return (found != seen && (found & 1) != 0) || stopping.load();
     };
     for (int spin = 0; spin < kSpins; ++spin) {
-      if (ready()) return ticket.load();
+      if (ready()) return found;
       pause_briefly();
     }
     std::unique_lock lock(mutex);
     ++sleeping;
     wake.wait(lock, ready);
     --sleeping;
-    return ticket.load();
+    return found;
   }
 
   void work(int worker) {

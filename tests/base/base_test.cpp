@@ -73,5 +73,17 @@ TEST(ThreadPool, RethrowsAndGoesOn) {
   EXPECT_EQ(sum, 6000);
 }
 
+/// A worker may come to a loop just as it ends; it must not run a body that is gone.
+TEST(ThreadPool, LateWorkersLeaveEndedLoopsAlone) {
+  ThreadPool pool(3);
+  std::atomic<int> running{-1};
+  for (int round = 0; round < 300000; ++round) {
+    running.store(round);
+    pool.parallel_for(2, 1, [&running, round](std::int64_t, std::int64_t, int) {
+      if (running.load() != round) ADD_FAILURE() << "round " << round;
+    });
+  }
+}
+
 }  // namespace
 }  // namespace kv8
