@@ -1,6 +1,9 @@
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <array>
 #include <numeric>
+#include <random>
 
 #include "cuda/attention/attention.h"
 #include "cuda/gpu.h"
@@ -35,6 +38,7 @@ struct DecodeProblem {
     a.v_scale = from.v_scale;
     a.scale_per_head = from.scale_per_head;
     a.v_offset = from.v_offset;
+    a.tree_mask = problem.tree_mask();
     a.batch = from.batch;
     a.q_len = from.max_q_len;
     a.num_heads = from.num_heads;
@@ -148,6 +152,65 @@ TEST(DecodeTest, FewQueryTokensAreCausal) {
   }
 }
 
+/// Random trees of `q_len` tokens: each but the first hangs on an earlier one and sees it and what
+/// it sees. Every `padding`-th token belongs to no tree (0: all do).
+std::vector<std::uint32_t> random_trees(int batch, int q_len, int padding) {
+  std::mt19937 random(static_cast<std::uint32_t>(q_len));
+  std::vector<std::array<std::uint32_t, 4>> rows;
+  for (int b = 0; b < batch; ++b) {
+    const std::size_t first = rows.size();
+    for (int i = 0; i < q_len; ++i) {
+      std::array<std::uint32_t, 4> row{};
+      const bool pads = padding > 0 && i % padding == padding - 1;
+      if (!pads) {
+        if (i > 0) row = rows[first + random() % static_cast<std::uint32_t>(i)];
+        row[static_cast<std::size_t>(i) / 32] |= std::uint32_t{1} << i % 32;
+      }
+      rows.push_back(row);
+    }
+  }
+  std::vector<std::uint32_t> words;
+  for (const auto& row : rows) words.insert(words.end(), row.begin(), row.end());
+  return words;
+}
+
+TEST(DecodeTest, TreeTokensSeeTheirAncestors) {
+  KV8_NEEDS_HOPPER();
+  for (KvType type : kTypes) {
+    for (int q_len : {1, 2, 5, 31, 60, 64, 128}) {
+      for (int group : {1, 4, 7}) {
+        const int head_dim = group == 4 ? 64 : 128;
+        PrefillProblemSpec spec =
+            spec_of({q_len, q_len + 1, 64 + q_len, 700, 130}, 2 * group, 2, head_dim, type, q_len);
+        spec.tree_mask = random_trees(5, q_len, group == 7 ? 5 : 0);
+        auto problem = DecodeProblem::create(spec);
+        problem.run();
+        problem.check("tree of " + std::to_string(q_len) + " group " + std::to_string(group));
+      }
+    }
+  }
+}
+
+TEST(DecodeTest, ChainIsCausal) {
+  KV8_NEEDS_HOPPER();
+  for (int q_len : {3, 70}) {
+    PrefillProblemSpec spec = spec_of({200, 71, 1000}, 8, 2, 128, KvType::kE4m3, q_len);
+    auto causal = DecodeProblem::create(spec);
+    for (int b = 0; b < 3; ++b) {
+      for (int i = 0; i < q_len; ++i) {
+        for (int word = 0; word < 4; ++word) {
+          const int bits = std::clamp(i + 1 - 32 * word, 0, 32);
+          spec.tree_mask.push_back(static_cast<std::uint32_t>((std::uint64_t{1} << bits) - 1));
+        }
+      }
+    }
+    auto chain = DecodeProblem::create(spec);
+    causal.run();
+    chain.run();
+    EXPECT_EQ(causal.problem.output().value(), chain.problem.output().value());
+  }
+}
+
 TEST(DecodeTest, LongFlatContextKeepsItsPrecision) {
   KV8_NEEDS_HOPPER();
   PrefillProblemSpec spec = spec_of({131072}, 4, 1, 128, KvType::kE4m3);
@@ -216,6 +279,10 @@ TEST(DecodeTest, RefusesWhatItCannotDo) {
   EXPECT_NE(launch_decode(a, nullptr).error().message.find("scales go with FP8"),
             std::string::npos);
   a.k_scale = a.v_scale;
+  a.tree_mask = reinterpret_cast<std::uint32_t*>(memory);
+  a.q_len = 129;
+  EXPECT_NE(launch_decode(a, nullptr).error().message.find("tree of 129"), std::string::npos);
+  a.q_len = 1;
   a.batch = 1 << 16;
   a.max_pages = 1 << 16;
   EXPECT_NE(launch_decode(a, nullptr).error().message.find("too much"), std::string::npos);

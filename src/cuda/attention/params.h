@@ -57,7 +57,8 @@ struct PrefillArgs {
 };
 
 /// One decode launch: each sequence's last `q_len` tokens attend to its paged cache; token i of a
-/// sequence sees keys 0 .. i + kv_len - q_len, and one that sees none gives zeros. Lengths and
+/// sequence sees keys 0 .. i + kv_len - q_len, or what `tree_mask` says, and one that sees none
+/// gives zeros. Lengths and
 /// pages are read on the device, so that a captured launch may be replayed with other ones. All
 /// pointers are device pointers.
 struct DecodeArgs {
@@ -76,6 +77,11 @@ struct DecodeArgs {
   const float* v_scale = nullptr;
   bool scale_per_head = false;
   const float* v_offset = nullptr;  ///< [num_kv_heads][head_dim], added to the output; may be null
+
+  /// Null: causal. Else the query tokens of a sequence, at most 128, form a tree: token i sees all
+  /// keys before the first of them, and token j of them where bit j % 32 of word j / 32 is set.
+  /// [batch][q_len][4], 16-byte aligned. Bits from q_len on are ignored.
+  const std::uint32_t* tree_mask = nullptr;
 
   /// `decode_workspace_bytes` bytes, 16-byte aligned, zeroed once. A launch leaves it ready for the
   /// next; launches that may overlap need workspaces of their own.

@@ -43,4 +43,18 @@ __device__ __forceinline__ uint4 load_shared_16(uint32_t address) {
   return value;
 }
 
+__device__ __forceinline__ uint2 load_shared_8(uint32_t address) {
+  uint2 value;
+  asm volatile("ld.shared.v2.b32 {%0, %1}, [%2];" : "=r"(value.x), "=r"(value.y) : "r"(address));
+  return value;
+}
+
+/// Transposes an 8 x 8 matrix of 16-bit elements of which lane 4g + q holds row g, columns 2q and
+/// 2q + 1: an accumulator becomes the B operand of the next product.
+__device__ __forceinline__ uint32_t transpose_pairs(uint32_t pair) {
+  uint32_t out;
+  asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(out) : "r"(pair));
+  return out;
+}
+
 }  // namespace kv8::ptx

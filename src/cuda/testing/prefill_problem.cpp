@@ -86,7 +86,8 @@ struct PrefillProblem::Impl {
   int total_q = 0, num_pages = 0, max_pages = 0;
   std::int64_t out_elements = 0;
   std::vector<int> cu_q;
-  DeviceBuffer q, k, v, out, page_table, cu_q_device, kv_lens, scales, offsets, scheduler;
+  DeviceBuffer q, k, v, out, page_table, cu_q_device, kv_lens, scales, offsets, scheduler,
+      tree_mask;
 
   const float* scale(int which) const {
     return scales.as<float>() + which * (spec.scale_per_head ? spec.num_kv_heads : 1);
@@ -113,6 +114,7 @@ struct PrefillProblem::Impl {
     w.v_offset = spec.v_offset ? offsets.as<float>() : nullptr;
     w.softmax_scale = 1.0f / std::sqrt(static_cast<float>(spec.head_dim));
     w.seed = spec.seed;
+    w.tree_mask = spec.tree_mask.empty() ? nullptr : tree_mask.as<std::uint32_t>();
     return w;
   }
 };
@@ -160,6 +162,7 @@ Result<PrefillProblem> PrefillProblem::create(const PrefillProblemSpec& spec) {
   p.page_table = KV8_TRY(DeviceBuffer::upload(table));
   p.cu_q_device = KV8_TRY(DeviceBuffer::upload(p.cu_q));
   p.kv_lens = KV8_TRY(DeviceBuffer::upload(spec.kv_lens));
+  p.tree_mask = KV8_TRY(DeviceBuffer::upload(spec.tree_mask));
   p.scheduler = KV8_TRY(DeviceBuffer::upload(std::vector<std::uint32_t>{0, 0}));
   const Ranges ranges = ranges_of(spec.pattern);
   std::vector<float> scales;
@@ -220,6 +223,8 @@ PrefillArgs PrefillProblem::args(ScoreType score_type) const {
   a.score_type = score_type;
   return a;
 }
+
+const std::uint32_t* PrefillProblem::tree_mask() const { return impl_->view().tree_mask; }
 
 Status PrefillProblem::poison_output() {
   return cuda_ok(cudaMemset(impl_->out.as<void>(), 0xff, impl_->out_elements * 2), "poisoning");

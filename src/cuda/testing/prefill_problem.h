@@ -31,6 +31,7 @@ struct PrefillProblemSpec {
   bool shuffle_pages = true;
   bool scale_per_head = false;
   bool v_offset = false;
+  std::vector<std::uint32_t> tree_mask;  ///< [all rows][4] as DecodeArgs has them; empty: causal
   std::uint32_t seed = 1;
 };
 
@@ -51,6 +52,8 @@ class PrefillProblem {
 
   /// Arguments of a launch on this problem; `score_type` is the caller's.
   PrefillArgs args(ScoreType score_type) const;
+  /// The specification's on the device, or null.
+  const std::uint32_t* tree_mask() const;
   /// Fills the output with NaN, so that an element nobody wrote shows.
   Status poison_output();
   /// Compares about `max_rows` (row, head) pairs, always the first and the last rows of each

@@ -109,6 +109,22 @@ __device__ KvLayout layout_of(const View& w) {
   return layout;
 }
 
+/// Whether row `row` of sequence b sees key `token`.
+__device__ bool sees(const View& w, int b, int row, int token) {
+  const int first = w.cu_q[b], q_len = w.cu_q[b + 1] - first;
+  const int own = token - (w.kv_lens[b] - q_len);
+  if (own < 0 || w.tree_mask == nullptr) return own <= row;
+  return (w.tree_mask[(std::int64_t{first} + row) * 4 + own / 32] >> own % 32 & 1) != 0;
+}
+
+__device__ bool nobody_sees(const View& w, int b, int token) {
+  if (w.tree_mask == nullptr) return false;
+  for (int row = 0; row < w.cu_q[b + 1] - w.cu_q[b]; ++row) {
+    if (sees(w, b, row, token)) return false;
+  }
+  return true;
+}
+
 __global__ void fill_cache(View w) {
   const int b = blockIdx.y, kv_len = w.kv_lens[b];
   const KvLayout layout = layout_of(w);
@@ -117,6 +133,7 @@ __global__ void fill_cache(View w) {
        i += std::int64_t{gridDim.x} * blockDim.x) {
     const int dim = i % w.head_dim, head = i / w.head_dim % w.num_kv_heads;
     const int token = static_cast<int>(i / w.head_dim / w.num_kv_heads);
+    if (nobody_sees(w, b, token)) continue;
     const int page = w.page_table[std::int64_t{b} * w.max_pages + token / kPageTokens];
     store_element(w.k, w.kv_type, layout.k_offset(page, head, token % kPageTokens, dim),
                   key_value(w, b, token, head, dim), w.k_scale[head * w.scale_stride]);
@@ -144,9 +161,9 @@ __global__ void reference_rows(View w, const Sample* samples, double* out) {
   constexpr int kThreads = 256;
   __shared__ double query[128], partial[kThreads], accumulated[2][128];
   const Sample sample = samples[blockIdx.x];
-  const int b = sample.batch, first = w.cu_q[b], q_len = w.cu_q[b + 1] - first;
+  const int b = sample.batch, first = w.cu_q[b];
   const int kv_head = sample.head / (w.num_heads / w.num_kv_heads);
-  const int keys = min(sample.row + w.kv_lens[b] - q_len + 1, w.kv_lens[b]);
+  const int keys = w.kv_lens[b];
   const KvLayout layout = layout_of(w);
   const int thread = threadIdx.x;
   const double k_scale = w.k_scale[kv_head * w.scale_stride];
@@ -179,20 +196,23 @@ __global__ void reference_rows(View w, const Sample* samples, double* out) {
     return result;
   };
   double peak = -INFINITY;
-  for (int t = thread; t < keys; t += kThreads) peak = fmax(peak, logit(t));
+  for (int t = thread; t < keys; t += kThreads) {
+    if (sees(w, b, sample.row, t)) peak = fmax(peak, logit(t));
+  }
   peak = reduce(peak, [](double x, double y) { return fmax(x, y); });
   // Two groups of 128 threads share the keys of each step; each thread owns one channel.
   const int half = thread / 128, dim = thread % 128;
   double sum = 0, value = 0;
   for (int base = 0; base < keys; base += kThreads) {
     const int t = base + thread;
-    const double p = t < keys ? exp(logit(t) - peak) : 0.0;
+    const bool seen = t < keys && sees(w, b, sample.row, t);
+    const double p = seen ? exp(logit(t) - peak) : 0.0;
     sum += p;
-    partial[thread] = p;
+    partial[thread] = seen ? p : -1.0;
     __syncthreads();
     for (int i = 0; i < 128; ++i) {
       const int token = base + half * 128 + i;
-      if (token < keys && dim < w.head_dim) {
+      if (partial[half * 128 + i] >= 0 && dim < w.head_dim) {
         const std::int64_t at = layout.v_offset(page_of(token), kv_head, token % kPageTokens, dim);
         value += partial[half * 128 + i] * load_element(w.v, w.kv_type, at, v_scale);
       }
@@ -204,7 +224,7 @@ __global__ void reference_rows(View w, const Sample* samples, double* out) {
   __syncthreads();
   if (thread < w.head_dim) {
     double result = 0.0;
-    if (keys > 0) {
+    if (sum > 0) {
       result = (accumulated[0][thread] + accumulated[1][thread]) / sum;
       if (w.v_offset != nullptr) result += w.v_offset[kv_head * w.head_dim + thread];
     }

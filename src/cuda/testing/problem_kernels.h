@@ -35,6 +35,7 @@ struct View {
   const float* v_offset;
   float softmax_scale;
   std::uint32_t seed;
+  const std::uint32_t* tree_mask;  ///< [rows of cu_q][4] as DecodeArgs has them; null: causal
 };
 
 /// One row of one head.
@@ -42,7 +43,8 @@ struct Sample {
   int batch, row, head;
 };
 
-/// Fills K and V pages and Q from `view.pattern`, on the default stream.
+/// Fills K and V pages (but for tokens of a tree that none of its tokens sees) and Q from
+/// `view.pattern`, on the default stream.
 void launch_fill(const View& view);
 
 /// Attention in double precision over the dequantized inputs: out[count][head_dim].

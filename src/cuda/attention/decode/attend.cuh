@@ -8,11 +8,12 @@ namespace kv8::decode {
 /// Fragments of the task's query rows; rows that do not exist are zero.
 template <class C>
 __device__ __forceinline__ void load_queries(const DecodeKernelParams& params, const TaskRows& task,
-                                             int g, int q, uint32_t (&rows)[C::kKSteps][4]) {
+                                             int g, int q,
+                                             uint32_t (&rows)[C::kKSteps][C::kRowTiles][2]) {
   constexpr int kStepsPerLoad = C::kFp8 ? 4 : 2;
 #pragma unroll
-  for (int r = 0; r < 2; ++r) {
-    const int row = g + 8 * r;
+  for (int n = 0; n < C::kRowTiles; ++n) {
+    const int row = g + 8 * n;
     const bool exists = row < task.rows;
     const int64_t at = exists ? row_offset(params, task, row, C::kHeadDim) : 0;
 #pragma unroll
@@ -28,8 +29,8 @@ __device__ __forceinline__ void load_queries(const DecodeKernelParams& params, c
       } else if (exists) {
         pairs = *reinterpret_cast<const uint2*>(static_cast<const uint16_t*>(params.q) + at + dim);
       }
-      rows[step][r] = pairs.x;
-      rows[step][2 + r] = pairs.y;
+      rows[step][n][0] = pairs.x;
+      rows[step][n][1] = pairs.y;
     }
   }
 }
@@ -38,41 +39,96 @@ __device__ __forceinline__ float scale_at(const float* scales, int at) {
   return scales == nullptr ? 1.0f : scales[at];
 }
 
+/// The lowest `count` bits, of which there may be fewer than none or more than 64.
+__device__ __forceinline__ uint64_t low_bits(int count) {
+  return count <= 0 ? 0 : count >= 64 ? ~uint64_t{0} : (uint64_t{1} << count) - 1;
+}
+
+/// Keys that query token `token` of a sequence sees, a bit for each of 64 from key `first` on.
+__device__ __forceinline__ uint64_t visible_keys(const DecodeKernelParams& params, int batch,
+                                                 int kv_len, int token, int first) {
+  const int before = kv_len - params.q_len - first;  // keys ahead of the query tokens' own
+  if (params.tree_mask == nullptr) return low_bits(before + 1 + token);
+  const uint4 words = params.tree_mask[int64_t{batch} * params.q_len + token];
+  const uint64_t low = words.x | uint64_t{words.y} << 32, high = words.z | uint64_t{words.w} << 32;
+  uint64_t tree = 0;
+  if (before >= 0) {
+    if (before < 64) tree = low << before;
+  } else if (before > -64) {
+    tree = low >> -before | high << (64 + before);
+  } else if (before > -128) {
+    tree = high >> (-before - 64);
+  }
+  return (low_bits(before) | tree) & low_bits(kv_len - first);
+}
+
 /// A task's queries in registers, and which keys they see.
 template <class C>
 struct TaskQueries {
-  uint32_t rows[C::kKSteps][4];
+  uint32_t rows[C::kKSteps][C::kRowTiles][2];
   float scale;  ///< of the scores, as exponents of 2
   int kv_len;
   int seen_by_all;  ///< keys that every query token sees
-  int limits[2];    ///< keys that rows g and g + 8 see: all up to their own token
 
   __device__ __forceinline__ TaskQueries(const DecodeKernelParams& params, const Segment& s,
                                          const TaskRows& task, int g, int q)
-      : kv_len(s.kv_len), seen_by_all(s.kv_len - (params.q_len - 1)) {
+      : kv_len(s.kv_len),
+        seen_by_all(s.kv_len - params.q_len + (params.tree_mask == nullptr ? 1 : 0)) {
     load_queries<C>(params, task, g, q, rows);
     const int scale_index = task.kv_head * params.scale_stride;
     scale = params.score_scale * scale_at(params.q_scale, scale_index) *
             scale_at(params.k_scale, scale_index);
-    limits[0] = seen_by_all + (task.first_row + g) / params.group;
-    limits[1] = seen_by_all + (task.first_row + g + 8) / params.group;
+  }
+
+  /// Keys that the lane's query rows see of the piece that begins at key `first`; returns those
+  /// that any row of the task sees.
+  __device__ __forceinline__ typename C::KeyBits visible(
+      const DecodeKernelParams& params, const TaskRows& task, int first, int q,
+      typename C::KeyBits (&bits)[C::kRowTiles][2]) const {
+    uint64_t any = 0;
+#pragma unroll
+    for (int n = 0; n < C::kRowTiles; ++n) {
+#pragma unroll
+      for (int c = 0; c < 2; ++c) {
+        const int row = 8 * n + 2 * q + c;
+        const uint64_t seen = row < task.rows
+                                  ? visible_keys(params, task.batch, kv_len,
+                                                 (task.first_row + row) / params.group, first)
+                                  : 0;
+        bits[n][c] = static_cast<typename C::KeyBits>(seen);
+        any |= seen;
+      }
+    }
+    const uint32_t low = __reduce_or_sync(kAllLanes, static_cast<uint32_t>(any));
+    const uint32_t high = __reduce_or_sync(kAllLanes, static_cast<uint32_t>(any >> 32));
+    return static_cast<typename C::KeyBits>(low | uint64_t{high} << 32);
   }
 };
 
-/// Scores, softmax and weighted values of page `page` of the sequence, which lies in shared memory.
+/// Scores, softmax and weighted values of piece `piece` of the sequence. `k_page`, `v_page`: shared
+/// addresses of the page that holds it.
 template <class C>
-__device__ __forceinline__ void attend_page(RowState<C>& state, const TaskQueries<C>& queries,
-                                            int page, uint32_t k_page, uint32_t v_page, int g,
-                                            int q) {
-  float scores[8][4];
-  score_page<C>(k_page, queries.rows, g, q, scores);
-  const bool masked = 64 * (page + 1) > queries.seen_by_all;
-  const int limits[2] = {queries.limits[0] - 64 * page, queries.limits[1] - 64 * page};
-  soften<C>(state, scores, queries.scale, masked, limits, q);
+__device__ __forceinline__ void attend_piece(RowState<C>& state, const DecodeKernelParams& params,
+                                             const TaskRows& task, const TaskQueries<C>& queries,
+                                             int piece, uint32_t k_page, uint32_t v_page, int g,
+                                             int q) {
+  const int within = piece % C::kPieces * C::kKeys, first = piece * C::kKeys;
+  const uint32_t k_piece = k_page + within * (C::kHeadDim * C::kElemBytes);
+  const uint32_t v_piece = v_page + within * C::kElemBytes;
+  Scores<C> scores;
+  score_piece<C>(k_piece, queries.rows, g, q, scores);
+  typename C::KeyBits seen = 0;
+  const bool masked = first + C::kKeys > queries.seen_by_all;
   if (masked) {
-    weigh_values<C, true>(state, v_page, scores, queries.kv_len - 64 * page - 16 * q, g, q);
+    typename C::KeyBits bits[C::kRowTiles][2];
+    seen = queries.visible(params, task, first, q, bits);
+    hide_scores<C>(scores, bits, g);
+  }
+  soften<C>(state, scores, queries.scale);
+  if (masked) {
+    weigh_values<C, true>(state, v_piece, scores, seen, g, q);
   } else {
-    weigh_values<C, false>(state, v_page, scores, 64, g, q);
+    weigh_values<C, false>(state, v_piece, scores, 0, g, q);
   }
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 namespace kv8::decode {
 
@@ -16,7 +17,8 @@ struct DecodeKernelParams {
   const float* k_scale;
   const float* v_scale;
   const float* v_offset;
-  float* partial;      ///< [2 * blocks][kRows][head_dim] weighted sums, then peaks and sums
+  const uint4* tree_mask;  ///< [batch][q_len], or null: causal
+  float* partial;      ///< [2 * blocks]: [kRows][head_dim] weighted sums, [kRows] peaks and sums
   uint32_t* counters;  ///< one a task: blocks that have handed in their part
   int scale_stride;    ///< 0: one scale, 1: one a KV head
   int batch;
@@ -33,24 +35,31 @@ struct DecodeKernelParams {
 
 /// Most rows (query tokens times heads of a group) that share one pass over a KV head.
 inline constexpr int kMaxDecodeRows = 16;
+/// Most query tokens of a sequence where a tree mask is given.
+inline constexpr int kMaxTreeTokens = 128;
 /// Most blocks of a launch.
 inline constexpr int kMaxDecodeBlocks = 256;
 
 /// What all kernels have in common. kElem: bytes of a cached element. kRowCount: 8 or 16, the rows
-/// whose softmax is computed. kWarpCount: the warps that compute.
-template <int kElem, int kDim, int kRowCount, int kWarpCount>
+/// of a pass. kWarpCount: the warps that compute, on kPieceCount pieces of a page (1 or 2).
+template <int kElem, int kDim, int kRowCount, int kWarpCount, int kPieceCount>
 struct DecodeShape {
   static constexpr int kElemBytes = kElem;
   static constexpr bool kFp8 = kElem == 1;
   static constexpr int kHeadDim = kDim;
   static constexpr int kRows = kRowCount;
+  static constexpr int kRowTiles = kRowCount / 8;
   static constexpr int kWarps = kWarpCount;
+  static constexpr int kPieces = kPieceCount;
+  static constexpr int kKeys = 64 / kPieces;            // of a piece
+  static constexpr int kKeySteps = kKeys / 16;          // products that contract over them
+  static constexpr int kLaneKeys = kKeys / 4;           // tokens that a lane holds of a V row
   static constexpr int kPageBytes = 64 * kDim * kElem;  // of K or V of one head
   static constexpr int kKSteps = kDim / 16;
   static constexpr int kKLoads = kDim * kElem / 64;  // 16-byte loads of a lane for one key
-  static constexpr int kMergePitch = kDim + 8;       // floats; no bank conflicts
+  static constexpr int kMergePitch = kDim + 4;       // floats; no bank conflicts
   static constexpr int kMergeFloats = kWarps * kRows * (kMergePitch + 2);
-  static_assert(kMergeFloats >= kMaxDecodeBlocks * kRows);
+  using KeyBits = std::conditional_t<kKeys == 64, uint64_t, uint32_t>;
 };
 
 }  // namespace kv8::decode

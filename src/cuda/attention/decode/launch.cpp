@@ -26,7 +26,8 @@ Status check_pointers(const DecodeArgs& a) {
         "with FP8 queries");
   }
   const auto aligned = [](const void* p) { return reinterpret_cast<std::uintptr_t>(p) % 16 == 0; };
-  if (!aligned(a.q) || !aligned(a.k_pool) || !aligned(a.v_pool) || !aligned(a.out)) {
+  if (!aligned(a.q) || !aligned(a.k_pool) || !aligned(a.v_pool) || !aligned(a.out) ||
+      !aligned(a.tree_mask)) {
     return usage_error("decode attention: pointers must be aligned to 16 bytes");
   }
   return {};
@@ -46,6 +47,10 @@ Status check_sizes(const DecodeArgs& a) {
   }
   if (a.head_dim != 64 && a.head_dim != 128) {
     return unsupported("decode attention: head_dim {}; 64 and 128 are supported", a.head_dim);
+  }
+  if (a.tree_mask != nullptr && a.q_len > kMaxTreeTokens) {
+    return unsupported("decode attention: a tree of {} tokens; {} at most", a.q_len,
+                       kMaxTreeTokens);
   }
   const int group = a.num_heads / a.num_kv_heads;
   const double tasks = 1.0 * a.batch * a.num_kv_heads *
@@ -112,6 +117,7 @@ Status launch(const DecodeArgs& a, StartDecode start, cudaStream_t stream, int b
   p.k_scale = a.k_scale;
   p.v_scale = a.v_scale;
   p.v_offset = a.v_offset;
+  p.tree_mask = reinterpret_cast<const uint4*>(a.tree_mask);
   p.counters = static_cast<uint32_t*>(a.workspace);
   p.partial =
       reinterpret_cast<float*>(static_cast<uint8_t*>(a.workspace) + workspace.counter_bytes);

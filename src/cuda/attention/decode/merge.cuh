@@ -2,7 +2,6 @@
 #pragma once
 
 #include "cuda/attention/decode/page.cuh"
-#include "cuda/attention/decode/schedule.cuh"
 #include "cuda/ptx/sync.cuh"
 
 namespace kv8::decode {
@@ -18,8 +17,7 @@ __device__ __forceinline__ void compute_barrier() {
 template <class C>
 struct MergeBuffer {
   float out[C::kWarps][C::kRows][C::kMergePitch];
-  float peak[C::kWarps][C::kRows];
-  float sum[C::kWarps][C::kRows];
+  float2 weight[C::kWarps][C::kRows];  ///< peak and sum
 };
 
 /// What a task's rows mean outside.
@@ -41,56 +39,71 @@ __device__ __forceinline__ int64_t row_offset(const DecodeKernelParams& params,
 }
 
 template <class C>
-__device__ __forceinline__ void leave_rows(RowState<C>& rows, MergeBuffer<C>& buffer, int warp,
-                                           int g, int q) {
+__device__ __forceinline__ void leave_rows(const RowState<C>& rows, MergeBuffer<C>& buffer,
+                                           const TaskRows& task, int warp, int g, int q) {
 #pragma unroll
-  for (int r = 0; r < C::kRows / 8; ++r) {
-    float sum = rows.sum[r];
-    sum += __shfl_xor_sync(kAllLanes, sum, 1);
-    sum += __shfl_xor_sync(kAllLanes, sum, 2);
-    if (q == 0) {
-      buffer.peak[warp][g + 8 * r] = rows.peak[r];
-      buffer.sum[warp][g + 8 * r] = sum;
-    }
+  for (int n = 0; n < C::kRowTiles; ++n) {
 #pragma unroll
-    for (int tile = 0; tile < C::kHeadDim / 8; ++tile) {
-      *reinterpret_cast<float2*>(&buffer.out[warp][g + 8 * r][8 * tile + 2 * q]) =
-          make_float2(rows.out[tile][2 * r], rows.out[tile][2 * r + 1]);
+    for (int c = 0; c < 2; ++c) {
+      float sum = rows.sum[n][c];
+#pragma unroll
+      for (int d = 4; d < 32; d *= 2) sum += __shfl_xor_sync(kAllLanes, sum, d);
+      const int row = 8 * n + 2 * q + c;
+      if (row >= task.rows) continue;
+      if (g == 0) buffer.weight[warp][row] = make_float2(rows.peak[n][c], sum);
+#pragma unroll
+      for (int tile = 0; tile < C::kHeadDim / 16; ++tile) {
+        buffer.out[warp][row][16 * tile + g] = rows.out[tile][n][c];
+        buffer.out[warp][row][16 * tile + 8 + g] = rows.out[tile][n][2 + c];
+      }
     }
   }
 }
 
-/// Four columns of a row, with what they are relative to.
+/// Two columns of a row, with what they are relative to.
 struct RowPart {
-  float4 out;
-  float peak, sum;
+  float2 out = make_float2(0.0f, 0.0f);
+  float peak = kNoPeak, sum = 0.0f;
 };
-__device__ __forceinline__ void add_scaled(float4& to, const float4& from, float factor) {
-  to.x = fmaf(from.x, factor, to.x);
-  to.y = fmaf(from.y, factor, to.y);
-  to.z = fmaf(from.z, factor, to.z);
-  to.w = fmaf(from.w, factor, to.w);
+
+/// Adds up to kCount parts, of which `weight` holds peaks (kNoPeak where there is none) and sums.
+template <int kCount>
+__device__ __forceinline__ void add_parts(RowPart& to, const float2 (&weight)[kCount],
+                                          const float2 (&out)[kCount]) {
+  float peak = to.peak;
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) peak = fmaxf(peak, weight[i].x);
+  const float shrink = ptx::exp2_approx(to.peak - peak);
+  to.peak = peak;
+  to.sum *= shrink;
+  to.out.x *= shrink;
+  to.out.y *= shrink;
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) {
+    const float factor = ptx::exp2_approx(weight[i].x - peak);
+    to.sum = fmaf(weight[i].y, factor, to.sum);
+    to.out.x = fmaf(out[i].x, factor, to.out.x);
+    to.out.y = fmaf(out[i].y, factor, to.out.y);
+  }
 }
 
 /// Sums what `count` warps from `first_warp` on (cyclically) have left.
 template <class C>
 __device__ __forceinline__ RowPart merge_warps(const MergeBuffer<C>& buffer, int first_warp,
                                                int count, int row, int column) {
-  RowPart part{make_float4(0, 0, 0, 0), kNoPeak, 0.0f};
+  float2 weight[C::kWarps], out[C::kWarps];
 #pragma unroll
   for (int i = 0; i < C::kWarps; ++i) {
-    if (i < count) part.peak = fmaxf(part.peak, buffer.peak[(first_warp + i) % C::kWarps][row]);
-  }
-#pragma unroll
-  for (int i = 0; i < C::kWarps; ++i) {
+    weight[i] = make_float2(kNoPeak, 0.0f);
+    out[i] = make_float2(0.0f, 0.0f);
     if (i < count) {
       const int warp = (first_warp + i) % C::kWarps;
-      const float factor = ptx::exp2_approx(buffer.peak[warp][row] - part.peak);
-      part.sum = fmaf(buffer.sum[warp][row], factor, part.sum);
-      add_scaled(part.out, *reinterpret_cast<const float4*>(&buffer.out[warp][row][column]),
-                 factor);
+      weight[i] = buffer.weight[warp][row];
+      out[i] = *reinterpret_cast<const float2*>(&buffer.out[warp][row][column]);
     }
   }
+  RowPart part;
+  add_parts(part, weight, out);
   return part;
 }
 
@@ -101,98 +114,117 @@ __device__ __forceinline__ void store_part(const DecodeKernelParams& params, con
       params.v_scale == nullptr ? 1.0f : params.v_scale[task.kv_head * params.scale_stride];
   const bool empty = part.sum == 0.0f;  // no key: zeros
   const float factor = empty ? 0.0f : __fdividef(scale, part.sum);
-  float4 add = make_float4(0, 0, 0, 0);
+  float2 add = make_float2(0.0f, 0.0f);
   if (params.v_offset != nullptr && !empty) {
-    add = *reinterpret_cast<const float4*>(params.v_offset + task.kv_head * C::kHeadDim + column);
+    add = *reinterpret_cast<const float2*>(params.v_offset + task.kv_head * C::kHeadDim + column);
   }
   const float x = fmaf(part.out.x, factor, add.x), y = fmaf(part.out.y, factor, add.y);
-  const float z = fmaf(part.out.z, factor, add.z), w = fmaf(part.out.w, factor, add.w);
-  const uint2 words =
-      params.out_is_bf16
-          ? make_uint2(ptx::floats_to_bfloat_pair(x, y), ptx::floats_to_bfloat_pair(z, w))
-          : make_uint2(ptx::floats_to_half_pair(x, y), ptx::floats_to_half_pair(z, w));
-  *reinterpret_cast<uint2*>(params.out + row_offset(params, task, row, C::kHeadDim) + column) =
-      words;
+  *reinterpret_cast<uint32_t*>(params.out + row_offset(params, task, row, C::kHeadDim) + column) =
+      params.out_is_bf16 ? ptx::floats_to_bfloat_pair(x, y) : ptx::floats_to_half_pair(x, y);
 }
 
-/// Place of a block's part of a shared task. A block's first segment may continue a task, its last
-/// may begin one.
+/// Place of a block's part of a shared task: [rows][head_dim] sums, then [rows] peaks and weights.
+/// A block's first segment may continue a task, its last may begin one.
 template <class C>
 __device__ __forceinline__ float* part_of(const DecodeKernelParams& params, int block,
                                           bool begins) {
   return params.partial + (2 * int64_t{block} + begins) * (C::kRows * (C::kHeadDim + 2));
 }
 
-/// The last block to come to a shared task sums the parts of all, in their order.
+/// A task of which this block has done a part, in shared memory.
+struct SharedTask {
+  TaskRows rows;
+  uint32_t counter;
+  int first_block, last_block;
+  bool exists;   ///< begins as false
+  bool is_last;  ///< this block came last
+};
+
+/// Sums the parts of all blocks that share a task, in their order.
 template <class C>
-__device__ void combine_blocks(const DecodeKernelParams& params, const TaskRows& task, int first,
-                               int last, float* factors, int thread) {
+__device__ void combine_blocks(const DecodeKernelParams& params, const SharedTask& task,
+                               int thread) {
   constexpr int kOut = C::kRows * C::kHeadDim;
-  const int count = last - first + 1;
-  for (int i = thread; i < count * C::kRows; i += 32 * C::kWarps) {
-    const int block = i / C::kRows, row = i % C::kRows;
-    factors[i] = __ldcg(part_of<C>(params, first + block, block == 0) + kOut + row);
-  }
-  compute_barrier<C>();
-  for (int e = thread; e < task.rows * (C::kHeadDim / 4); e += 32 * C::kWarps) {
-    const int row = e / (C::kHeadDim / 4), column = e % (C::kHeadDim / 4) * 4;
-    RowPart part{make_float4(0, 0, 0, 0), kNoPeak, 0.0f};
-    for (int i = 0; i < count; ++i) part.peak = fmaxf(part.peak, factors[i * C::kRows + row]);
-#pragma unroll 8
-    for (int i = 0; i < count; ++i) {
-      const float* from = part_of<C>(params, first + i, i == 0);
-      const float factor = ptx::exp2_approx(factors[i * C::kRows + row] - part.peak);
-      part.sum = fmaf(__ldcg(from + kOut + C::kRows + row), factor, part.sum);
-      add_scaled(part.out,
-                 __ldcg(reinterpret_cast<const float4*>(from + row * C::kHeadDim + column)),
-                 factor);
+  constexpr int kAtOnce = 20;  // loads in flight
+  const int count = task.last_block - task.first_block + 1;
+  for (int e = thread; e < task.rows.rows * (C::kHeadDim / 2); e += 32 * C::kWarps) {
+    const int row = e / (C::kHeadDim / 2), column = e % (C::kHeadDim / 2) * 2;
+    RowPart part;
+    for (int base = 0; base < count; base += kAtOnce) {
+      float2 weight[kAtOnce], out[kAtOnce];
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i) {
+        weight[i] = make_float2(kNoPeak, 0.0f);
+        out[i] = make_float2(0.0f, 0.0f);
+        if (base + i < count) {
+          const float* from = part_of<C>(params, task.first_block + base + i, base + i == 0);
+          weight[i] = __ldcg(reinterpret_cast<const float2*>(from + kOut + 2 * row));
+          out[i] = __ldcg(reinterpret_cast<const float2*>(from + row * C::kHeadDim + column));
+        }
+      }
+      add_parts(part, weight, out);
     }
-    store_part<C>(params, task, row, column, part);
+    store_part<C>(params, task.rows, row, column, part);
   }
 }
 
-/// Called by all computing warps after those that had pages of the segment left their rows.
+/// Called by all computing warps after those that had pieces of the segment left their rows. What
+/// is a part of a task goes to the workspace, and to `shared` until the block's work is done.
 template <class C>
-__device__ void finish_segment(const DecodeKernelParams& params, const Schedule& schedule,
-                               const Segment& segment, MergeBuffer<C>& buffer, int first_warp,
-                               uint32_t* is_last, int thread) {
+__device__ __forceinline__ void finish_segment(const DecodeKernelParams& params,
+                                               const Schedule& schedule, const Segment& segment,
+                                               const TaskRows& task, const MergeBuffer<C>& buffer,
+                                               int first_warp, SharedTask (&shared)[2],
+                                               int thread) {
   constexpr int kOut = C::kRows * C::kHeadDim;
-  const TaskRows task = task_rows<C>(params, segment);
-  const int pages = segment.end_page - segment.first_page;
-  const bool whole = pages == segment.pages;
-  float* own = part_of<C>(params, blockIdx.x, segment.first_page == 0);
+  const int pieces = (segment.end_page - segment.first_page) * C::kPieces;
+  const bool whole = segment.end_page - segment.first_page == segment.pages;
+  const bool begins = segment.first_page == 0;
+  float* own = part_of<C>(params, blockIdx.x, begins);
   compute_barrier<C>();
-  for (int e = thread; e < task.rows * (C::kHeadDim / 4); e += 32 * C::kWarps) {
-    const int row = e / (C::kHeadDim / 4), column = e % (C::kHeadDim / 4) * 4;
-    const RowPart part = merge_warps<C>(buffer, first_warp, min(pages, C::kWarps), row, column);
+  for (int e = thread; e < task.rows * (C::kHeadDim / 2); e += 32 * C::kWarps) {
+    const int row = e / (C::kHeadDim / 2), column = e % (C::kHeadDim / 2) * 2;
+    const RowPart part = merge_warps<C>(buffer, first_warp, min(pieces, C::kWarps), row, column);
     if (whole) {
       store_part<C>(params, task, row, column, part);
     } else {
-      __stcg(reinterpret_cast<float4*>(own + row * C::kHeadDim + column), part.out);
+      __stcg(reinterpret_cast<float2*>(own + row * C::kHeadDim + column), part.out);
       if (column == 0) {
-        __stcg(own + kOut + row, part.peak);
-        __stcg(own + kOut + C::kRows + row, part.sum);
+        __stcg(reinterpret_cast<float2*>(own + kOut + 2 * row), make_float2(part.peak, part.sum));
       }
     }
   }
-  if (!whole) {
-    const int first = schedule.first_block(segment), last = schedule.last_block(segment);
-    __threadfence();
-    compute_barrier<C>();
-    if (thread == 0) {
-      uint32_t* counter = params.counters + segment.batch * params.num_kv_heads * params.row_tiles +
-                          segment.head_tile;
-      const bool is_last_block = atomicAdd(counter, 1u) == static_cast<uint32_t>(last - first);
-      if (is_last_block) *counter = 0;  // ready for the next launch
-      *is_last = is_last_block;
-      __threadfence();
-    }
-    compute_barrier<C>();
-    if (*is_last != 0) {
-      combine_blocks<C>(params, task, first, last, &buffer.out[0][0][0], thread);
-    }
+  if (!whole && thread == 0) {
+    shared[begins] = {task,
+                      static_cast<uint32_t>(segment.batch * params.num_kv_heads * params.row_tiles +
+                                            segment.head_tile),
+                      schedule.first_block(segment),
+                      schedule.last_block(segment),
+                      true,
+                      false};
   }
   compute_barrier<C>();  // the buffer may be filled again
+}
+
+/// Counts this block in. Every store before the preceding barrier is seen by the last one.
+__device__ __forceinline__ void arrive(const DecodeKernelParams& params, SharedTask& task) {
+  if (!task.exists) return;
+  uint32_t* counter = params.counters + task.counter;
+  task.is_last = ptx::atomic_add_ordered(counter, 1u) ==
+                 static_cast<uint32_t>(task.last_block - task.first_block);
+  if (task.is_last) *counter = 0;  // ready for the next launch
+}
+
+/// At the end of a block's work: whoever comes last to a shared task combines it.
+template <class C>
+__device__ __forceinline__ void finish_shared(const DecodeKernelParams& params,
+                                              SharedTask (&shared)[2], int thread) {
+  if (!shared[0].exists && !shared[1].exists) return;
+  if (thread % 32 == 0 && thread < 64) arrive(params, shared[thread / 32]);
+  compute_barrier<C>();
+  for (const SharedTask& task : shared) {
+    if (task.exists && task.is_last) combine_blocks<C>(params, task, thread);
+  }
 }
 
 }  // namespace kv8::decode

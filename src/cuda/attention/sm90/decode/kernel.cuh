@@ -1,5 +1,5 @@
-// Decode attention: one loading warp keeps a ring of pages full, the others take one page each in
-// turn. See docs/attention-decode.md.
+// Decode attention: one loading warp keeps a ring of pages full, the others take half a page each
+// in turn. See docs/attention-decode.md.
 #pragma once
 
 #include "cuda/attention/decode/attend.cuh"
@@ -17,7 +17,7 @@ struct DecodeShared {
   alignas(128) uint8_t stages[C::kStages][C::kStageBytes];
   alignas(16) MergeBuffer<C> merge;
   uint64_t full[C::kStages], empty[C::kStages];
-  uint32_t is_last;
+  SharedTask tasks[2];
 };
 
 /// Position in the ring of stages.
@@ -74,31 +74,34 @@ __device__ void compute_pages(const DecodeKernelParams& params, DecodeShared<C>&
                               Schedule schedule, int warp, int lane) {
   const int g = lane / 4, q = lane % 4;
   Ring<C> ring;
-  ring.advance(warp);
-  int next_warp = 0;  // that takes the segment's first page
+  ring.advance(warp / C::kPieces);
+  int next_warp = 0;  // that takes the segment's first piece
   RowState<C> rows;
   for (; !schedule.done();) {
     const Segment s = schedule.segment();
     const TaskRows task = task_rows<C>(params, s);
-    const int pages = s.end_page - s.first_page;
+    const int pieces = (s.end_page - s.first_page) * C::kPieces;
     const int turn = (warp - next_warp + C::kWarps) % C::kWarps;
-    if (turn < pages) {
+    if (turn < pieces) {
       const TaskQueries<C> queries(params, s, task, g, q);
       rows.reset();
-      for (int page = s.first_page + turn; page < s.end_page; page += C::kWarps) {
+      for (int i = turn; i < pieces; i += C::kWarps) {
         const uint32_t k_page = ptx::shared_address(shared.stages[ring.stage]);
         ptx::mbarrier_wait(ptx::shared_address(&shared.full[ring.stage]), ring.phase);
-        attend_page<C>(rows, queries, page, k_page, k_page + C::kPageBytes, g, q);
+        attend_piece<C>(rows, params, task, queries, s.first_page * C::kPieces + i, k_page,
+                        k_page + C::kPageBytes, g, q);
         __syncwarp();
         if (lane == 0) ptx::mbarrier_arrive(ptx::shared_address(&shared.empty[ring.stage]));
-        ring.advance(C::kWarps);
+        ring.advance(C::kPagesAtOnce);
       }
-      leave_rows<C>(rows, shared.merge, warp, g, q);
+      leave_rows<C>(rows, shared.merge, task, warp, g, q);
     }
-    finish_segment<C>(params, schedule, s, shared.merge, next_warp, &shared.is_last, threadIdx.x);
-    next_warp = (next_warp + pages) % C::kWarps;
+    finish_segment<C>(params, schedule, s, task, shared.merge, next_warp, shared.tasks,
+                      threadIdx.x);
+    next_warp = (next_warp + pieces) % C::kWarps;
     schedule.advance(s);
   }
+  finish_shared<C>(params, shared.tasks, threadIdx.x);
 }
 
 template <class C>
@@ -110,9 +113,10 @@ __global__ void __launch_bounds__(C::kThreads, 1)
   const int warp = __shfl_sync(kAllLanes, threadIdx.x / 32, 0), lane = threadIdx.x % 32;
   if (threadIdx.x < C::kStages) {
     ptx::mbarrier_init(ptx::shared_address(&shared.full[threadIdx.x]), 1);
-    ptx::mbarrier_init(ptx::shared_address(&shared.empty[threadIdx.x]), 1);
+    ptx::mbarrier_init(ptx::shared_address(&shared.empty[threadIdx.x]), C::kPieces);
     ptx::fence_mbarrier_init();
   }
+  if (threadIdx.x < 2) shared.tasks[threadIdx.x].exists = false;
   const Schedule schedule(params, lane);
   __syncthreads();
   if (warp == C::kWarps) {

@@ -5,26 +5,25 @@
 
 namespace kv8::sm90 {
 
-// Warps that compute; one more loads, and a ninth would cap registers at 168. The number of
-// stages is a multiple of theirs: each warp meets only stages that it emptied itself, whose phase
-// it cannot mistake (a parity tells only neighbouring phases apart). These make the most of the
-// shared memory.
-constexpr int decode_warps(int elem_bytes, int head_dim, int rows) {
-  return head_dim == 128 && rows == 16 ? 5 : head_dim * elem_bytes == 64 ? 7 : 6;
-}
+// Warps that compute, on half a page each; one more loads. With a ninth warp a thread has 168
+// registers, which are too few for 16 rows of 128. A page's stage is free when both halves are
+// done. The number of stages is a multiple of the pages at work: the two warps of a page meet only
+// stages that they emptied themselves, whose phase they cannot mistake (a parity tells only
+// neighbouring phases apart).
+constexpr int decode_warps(int head_dim, int rows) { return head_dim == 128 && rows == 16 ? 6 : 8; }
 
 template <int kElem, int kDim, int kRowCount>
-struct RingShape
-    : decode::DecodeShape<kElem, kDim, kRowCount, decode_warps(kElem, kDim, kRowCount)> {
-  using Base = decode::DecodeShape<kElem, kDim, kRowCount, decode_warps(kElem, kDim, kRowCount)>;
+struct RingShape : decode::DecodeShape<kElem, kDim, kRowCount, decode_warps(kDim, kRowCount), 2> {
+  using Base = decode::DecodeShape<kElem, kDim, kRowCount, decode_warps(kDim, kRowCount), 2>;
   static constexpr int kThreads = 32 * (Base::kWarps + 1);
+  static constexpr int kPagesAtOnce = Base::kWarps / Base::kPieces;
   static constexpr int kStageBytes = 2 * Base::kPageBytes;
   static constexpr int kSharedLimit = 227 * 1024;
-  static constexpr int kFixedBytes = 4 * Base::kMergeFloats + 1024;  // + barriers and flags
+  static constexpr int kFixedBytes = 4 * Base::kMergeFloats + 512;  // + barriers and flags
   static constexpr int kFit = (kSharedLimit - kFixedBytes) / kStageBytes;
-  static constexpr int kStages = (kFit < 24 ? kFit : 24) / Base::kWarps * Base::kWarps;
+  static constexpr int kStages = (kFit < 24 ? kFit : 24) / kPagesAtOnce * kPagesAtOnce;
   static constexpr int kSharedBytes = kStages * kStageBytes + kFixedBytes;
-  static_assert(kStages >= Base::kWarps);
+  static_assert(kStages >= kPagesAtOnce);
 };
 
 }  // namespace kv8::sm90
