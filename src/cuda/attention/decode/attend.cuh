@@ -105,18 +105,15 @@ struct TaskQueries {
   }
 };
 
-/// Scores, softmax and weighted values of piece `piece` of the sequence. `k_page`, `v_page`: shared
-/// addresses of the page that holds it.
+/// Softmax and weighted values of piece `piece` of the sequence. `v_page`: shared address of the
+/// page that holds it.
 template <class C>
-__device__ __forceinline__ void attend_piece(RowState<C>& state, const DecodeKernelParams& params,
-                                             const TaskRows& task, const TaskQueries<C>& queries,
-                                             int piece, uint32_t k_page, uint32_t v_page, int g,
-                                             int q) {
-  const int within = piece % C::kPieces * C::kKeys, first = piece * C::kKeys;
-  const uint32_t k_piece = k_page + within * (C::kHeadDim * C::kElemBytes);
-  const uint32_t v_piece = v_page + within * C::kElemBytes;
-  Scores<C> scores;
-  score_piece<C>(k_piece, queries.rows, g, q, scores);
+__device__ __forceinline__ void absorb_scores(RowState<C>& state, const DecodeKernelParams& params,
+                                              const TaskRows& task, const TaskQueries<C>& queries,
+                                              int piece, Scores<C>& scores, uint32_t v_page, int g,
+                                              int q) {
+  const int first = piece * C::kKeys;
+  const uint32_t v_piece = v_page + piece % C::kPieces * (C::kKeys * C::kElemBytes);
   typename C::KeyBits seen = 0;
   const bool masked = first + C::kKeys > queries.seen_by_all;
   if (masked) {
@@ -130,6 +127,18 @@ __device__ __forceinline__ void attend_piece(RowState<C>& state, const DecodeKer
   } else {
     weigh_values<C, false>(state, v_piece, scores, 0, g, q);
   }
+}
+
+/// The same with the scores, of a page whose K and V are both there.
+template <class C>
+__device__ __forceinline__ void attend_piece(RowState<C>& state, const DecodeKernelParams& params,
+                                             const TaskRows& task, const TaskQueries<C>& queries,
+                                             int piece, uint32_t k_page, uint32_t v_page, int g,
+                                             int q) {
+  Scores<C> scores;
+  const int within = piece % C::kPieces * C::kKeys;
+  score_piece<C>(k_page + within * (C::kHeadDim * C::kElemBytes), queries.rows, g, q, scores);
+  absorb_scores<C>(state, params, task, queries, piece, scores, v_page, g, q);
 }
 
 }  // namespace kv8::decode
