@@ -26,23 +26,29 @@ BatchRows collect_rows(std::span<const StepItem> items) {
   return rows;
 }
 
-/// Takes every item's pages, or none.
-Status reserve_all(const Engine& engine, std::span<const StepItem> items) {
+/// The capacity is what the engine was built for.
+Status check_lengths(const Engine& engine, std::span<const StepItem> items) {
   const std::int64_t capacity = engine.config().builder.max_kv_cache_capacity;
-  std::int64_t lacking = 0;
   for (const StepItem& item : items) {
-    const auto tokens = static_cast<std::int32_t>(item.tokens.size());
-    const std::int64_t length = std::int64_t{item.sequence->length()} + tokens;
+    const std::int64_t length = item.sequence->length() + std::ssize(item.tokens);
     if (length > capacity) {
       return capacity_error(
           "a sequence of {} tokens is longer than the engine's max_kv_cache_capacity {}", length,
           capacity);
     }
-    lacking += item.sequence->pages_lacking(tokens);
   }
-  const std::int64_t free = items.front().sequence->pool().num_free();
-  if (lacking > free) {
-    return capacity_error("this step needs {} KV pages, {} are free", lacking, free);
+  return {};
+}
+
+/// Takes every item's pages, or none.
+Status reserve_all(std::span<const StepItem> items) {
+  std::int64_t lacking = 0;
+  for (const StepItem& item : items) {
+    lacking += item.sequence->pages_lacking(static_cast<std::int32_t>(item.tokens.size()));
+  }
+  const std::int64_t available = items.front().sequence->pool().num_available();
+  if (lacking > available) {
+    return capacity_error("this step needs {} KV pages, {} are free", lacking, available);
   }
   for (const StepItem& item : items) {
     KV8_TRY(item.sequence->reserve(static_cast<std::int32_t>(item.tokens.size())));
@@ -67,13 +73,12 @@ std::vector<SequenceSlice> slices_of(std::span<const StepItem> items) {
 
 }  // namespace
 
-Status run_step(const Engine& engine, Backend& backend, std::span<const StepItem> items,
-                TapSink* taps) {
+Status run_step(Backend& backend, std::span<const StepItem> items, TapSink* taps) {
   if (items.empty()) return {};
   const BatchRows rows = collect_rows(items);
   KV8_CHECK(static_cast<std::int64_t>(rows.tokens.size()) <= backend.max_rows(),
             "{} tokens in a step of at most {}", rows.tokens.size(), backend.max_rows());
-  KV8_TRY(reserve_all(engine, items));
+  KV8_TRY(reserve_all(items));
 
   const std::vector<SequenceSlice> slices = slices_of(items);
   KV8_TRY(backend.run({rows.tokens, slices, rows.logits_rows}, taps));
@@ -85,7 +90,8 @@ Status run_step(const Engine& engine, Backend& backend, std::span<const StepItem
 
 Status run_step(const Engine& engine, Backend& backend, std::span<const StepItem> items,
                 std::vector<float>& logits, TapSink* taps) {
-  KV8_TRY(run_step(engine, backend, items, taps));
+  KV8_TRY(check_lengths(engine, items));
+  KV8_TRY(run_step(backend, items, taps));
   std::size_t rows = 0;
   for (const StepItem& item : items) {
     if (item.logits == StepItem::Logits::kAll) rows += item.tokens.size();
@@ -105,7 +111,8 @@ Status run_prefill(const Engine& engine, Backend& backend, Sequence& sequence,
   }
   // The whole prompt fits, or nothing of it runs.
   const StepItem whole{&sequence, tokens};
-  KV8_TRY(reserve_all(engine, std::span(&whole, 1)));
+  KV8_TRY(check_lengths(engine, std::span(&whole, 1)));
+  KV8_TRY(reserve_all(std::span(&whole, 1)));
   const auto step_tokens =
       static_cast<std::size_t>(std::min<std::int64_t>(chunk, backend.max_rows()));
   std::vector<float> step_logits, all_logits;

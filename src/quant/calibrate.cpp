@@ -70,7 +70,7 @@ Status observe_samples(PlainModel& model, const std::vector<std::vector<std::int
       sequences.emplace_back(pool);
       items.push_back({&sequences.back(), samples[i], exec::StepItem::Logits::kNone});
     }
-    KV8_TRY(exec::run_step(*model.engine, *model.backend, items, &observer));
+    KV8_TRY(exec::run_step(*model.backend, items, &observer));
     first += count;
     if (progress != nullptr) progress->advance(static_cast<std::int64_t>(first));
   }

@@ -44,22 +44,17 @@ Status check_length(std::int64_t tokens, const PromptLimits& limits) {
         "the engine with a larger --maxInputLen",
         tokens, limits.max_input_len);
   }
-  if (tokens > limits.sequence_tokens()) {
+  if (tokens > limits.sequence_tokens) {
     return capacity_error(
         "the prompt has {} tokens, but the KV cache holds {} of one sequence "
         "(max_kv_cache_capacity {}, all pages together {} tokens); shorten it or build the engine "
         "with a larger --maxKVCacheCapacity or --kvCacheMemory",
-        tokens, limits.sequence_tokens(), limits.max_kv_cache_capacity, limits.pool_tokens);
+        tokens, limits.sequence_tokens, limits.max_kv_cache_capacity, limits.pool_tokens);
   }
   return {};
 }
 
 }  // namespace
-
-std::int64_t PromptLimits::sequence_tokens() const {
-  const std::int64_t cached = std::min(max_kv_cache_capacity, pool_tokens);
-  return max_positions > 0 ? std::min(cached, max_positions) : cached;
-}
 
 Result<Prompt> prepare_prompt(const Request& request, const text::Tokenizer& tokenizer,
                               const std::optional<text::ChatTemplate>& chat_template,

@@ -17,12 +17,9 @@ struct PromptLimits {
   std::int64_t max_input_len = 0;
   std::int64_t max_kv_cache_capacity = 0;  ///< of one sequence, as built
   std::int64_t pool_tokens = 0;            ///< all KV pages together
-  std::int64_t max_positions = 0;          ///< of the rope tables; 0: any
+  std::int64_t sequence_tokens = 0;        ///< that one sequence can have in the cache
   std::int32_t vocab_size = 0;
   std::int32_t bos_token_id = -1;
-
-  /// Tokens that one sequence can have in the cache.
-  std::int64_t sequence_tokens() const;
 };
 
 struct Prompt {

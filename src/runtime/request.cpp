@@ -4,7 +4,9 @@
 #include <array>
 #include <charconv>
 #include <limits>
+#include <set>
 #include <span>
+#include <utility>
 
 #include "base/file.h"
 #include "base/json.h"
@@ -23,6 +25,9 @@ constexpr auto kSharedFields = std::to_array<std::string_view>(
 constexpr auto kFileFields = std::to_array<std::string_view>({"batch_size", "requests"});
 constexpr auto kRequestFields = std::to_array<std::string_view>(
     {"messages", "stop", "save_system_prompt_kv_cache", "disable_spec_decode"});
+constexpr auto kLineFields = std::to_array<std::string_view>(
+    {"id", "messages", "stop", "save_system_prompt_kv_cache", "disable_spec_decode"});
+constexpr auto kCancelFields = std::to_array<std::string_view>({"cancel"});
 constexpr auto kMessageFields = std::to_array<std::string_view>({"role", "content"});
 constexpr auto kPartFields = std::to_array<std::string_view>({"type", "text"});
 
@@ -40,9 +45,11 @@ class UnknownFields {
     }
   }
 
-  void warn(const Reporter& reporter) const {
+  /// Warns of names that were not known at the call before.
+  void warn(const Reporter& reporter) {
     for (const auto& [name, place] : found_) {
       const auto& [where, count] = place;
+      if (!warned_.insert(name).second) continue;
       reporter.warn(count == 1 ? fmt::format("{}: unknown field `{}` is ignored", where, name)
                                : fmt::format("{}: unknown field `{}` is ignored (there and in {} "
                                              "more places)",
@@ -52,6 +59,7 @@ class UnknownFields {
 
  private:
   std::map<std::string, std::pair<std::string, int>> found_;
+  std::set<std::string> warned_;
 };
 
 Result<float> number_in(const Json& object, std::string_view key, const std::string& where,
@@ -196,12 +204,12 @@ Status read_messages(const Json& object, const std::string& where, UnknownFields
   return {};
 }
 
-Status read_request(const Json& object, const std::string& where, UnknownFields& unknown,
-                    Request& request) {
+Status read_request(const Json& object, UnknownFields::Names fields, const std::string& where,
+                    UnknownFields& unknown, Request& request) {
   if (!object.is_object()) {
     return bad_input("{}: is {}, expected an object", where, object.type_name());
   }
-  unknown.look(object, kSharedFields, kRequestFields, where);
+  unknown.look(object, kSharedFields, fields, where);
   KV8_TRY(read_messages(object, where, unknown, request));
   KV8_TRY(read_shared(object, where, request));
   if (const auto stop = object.find("stop"); stop != object.end() && !stop->is_null()) {
@@ -221,7 +229,62 @@ void apply_overrides(const RequestOverrides& overrides, Request& request) {
   if (overrides.num_logprobs) request.sampling.num_logprobs = *overrides.num_logprobs;
 }
 
+/// A string or an integer, as JSON text.
+Result<std::string> read_id(const Json& value, std::string_view key, const std::string& where) {
+  if (!value.is_string() && !value.is_number_integer()) {
+    return bad_input("{}: field `{}` is {}, expected a string or an integer", where, key,
+                     value.type_name());
+  }
+  return value.dump();
+}
+
+Status read_line(std::string_view text, const std::string& where, UnknownFields& unknown,
+                 RequestLine& line) {
+  const Json object = KV8_TRY(parse_json(text, where));
+  if (object.is_object()) {
+    if (const auto cancel = object.find("cancel"); cancel != object.end()) {
+      unknown.look(object, kCancelFields, {}, where);
+      line.id = KV8_TRY(read_id(*cancel, "cancel", where));
+      line.cancel = true;
+      return {};
+    }
+    if (const auto id = object.find("id"); id != object.end() && !id->is_null()) {
+      line.id = KV8_TRY(read_id(*id, "id", where));
+    }
+  }
+  return read_request(object, kLineFields, where, unknown, line.request);
+}
+
 }  // namespace
+
+struct RequestLines::State {
+  RequestOverrides overrides;
+  Reporter reporter;
+  UnknownFields unknown;
+  std::uint64_t num_requests = 0;
+};
+
+RequestLines::RequestLines(const RequestOverrides& overrides, const Reporter& reporter)
+    : state_(std::make_unique<State>(State{overrides, reporter, {}, 0})) {}
+RequestLines::~RequestLines() = default;
+
+RequestLine RequestLines::parse(std::string_view text) {
+  RequestLine line;
+  line.request.sampling.seed = state_->num_requests;
+  const std::string where = fmt::format("request {}", state_->num_requests);
+  const Status status = read_line(text, where, state_->unknown, line);
+  if (!status.ok()) line.request.error = status.error();
+  if (!line.cancel) ++state_->num_requests;
+  apply_overrides(state_->overrides, line.request);
+  state_->unknown.warn(state_->reporter);
+  return line;
+}
+
+RequestLine RequestLines::broken(Error error) {
+  RequestLine line;
+  line.request.error = error.within(fmt::format("request {}", state_->num_requests++));
+  return line;
+}
 
 Result<RequestFile> parse_request_file(std::string_view text, std::string_view source,
                                        const RequestOverrides& overrides,
@@ -252,7 +315,7 @@ Result<RequestFile> parse_request_file(std::string_view text, std::string_view s
     Request request = defaults;
     request.sampling.seed += i;
     const std::string where = fmt::format("{}: requests[{}]", name, i);
-    const Status status = read_request((*requests)[i], where, unknown, request);
+    const Status status = read_request((*requests)[i], kRequestFields, where, unknown, request);
     if (!status.ok()) request.error = status.error();
     apply_overrides(overrides, request);
     file.requests.push_back(std::move(request));

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <map>
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -46,6 +47,28 @@ struct RequestFile {
 /// --numLogprobs); unset keeps the file's.
 struct RequestOverrides {
   std::optional<std::int32_t> batch_size, max_generate_length, num_logprobs;
+};
+
+/// A line of a request stream (docs/requests.md): a request, or the wish to end one.
+struct RequestLine {
+  std::string id;       ///< `id` as JSON text; "" if there is none
+  bool cancel = false;  ///< ends the request `id`; there is no request in this line
+  Request request;      ///< with an error if the line cannot be understood
+};
+
+/// Reads the lines of one request stream.
+class RequestLines {
+ public:
+  /// Fields that are unknown are warned about through `reporter`, each name once.
+  RequestLines(const RequestOverrides& overrides, const Reporter& reporter);
+  ~RequestLines();
+  RequestLine parse(std::string_view line);
+  /// The line that stands for one that could not be read.
+  RequestLine broken(Error error);
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
 };
 
 /// Malformed JSON, or a wrong type at the top level, fails the file with line and column or field;

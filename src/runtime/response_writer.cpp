@@ -26,8 +26,7 @@ Json logprobs_json(const std::vector<LogprobEntry>& entries) {
   return list;
 }
 
-Json response_json(const Request& request, const Response& response) {
-  Json json;
+Json response_json(const Request& request, const Response& response, Json json = {}) {
   json["output_text"] = response.output_text;
   json["request_idx"] = response.request_idx;
   json["batch_idx"] = response.batch_idx;
@@ -59,6 +58,13 @@ Status write_response_file(const RequestFile& requests, const std::vector<Respon
     json["responses"].push_back(response_json(requests.requests[i], responses[i]));
   }
   return write_json_file(file, json);
+}
+
+std::string response_line(const std::string& id, const Request& request, const Response& response) {
+  Json json;
+  if (!id.empty()) json["id"] = Json::parse(id);
+  return response_json(request, response, std::move(json))
+      .dump(-1, ' ', false, Json::error_handler_t::replace);
 }
 
 }  // namespace kv8::runtime

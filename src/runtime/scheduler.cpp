@@ -1,6 +1,7 @@
 #include "runtime/scheduler.h"
 
 #include <algorithm>
+#include <chrono>
 
 #include "ops/kv_layout.h"
 
@@ -9,287 +10,404 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
+/// Tokens that a request generates at least between its admission and a preemption.
+constexpr std::int64_t kRunway = kPageTokens;
+
 double ms_since(Clock::time_point start) {
   return std::chrono::duration<double, std::milli>(Clock::now() - start).count();
 }
 
-TokenLogprob with_bytes(const ScoredToken& token, const text::Tokenizer& tokenizer) {
-  return {token.id, tokenizer.token_bytes(token.id), static_cast<float>(token.logprob)};
-}
-
-LogprobEntry logprob_entry(const SampledToken& sampled, const text::Tokenizer& tokenizer) {
-  LogprobEntry entry{with_bytes(sampled.chosen, tokenizer), {}};
-  for (const ScoredToken& token : sampled.top) entry.top.push_back(with_bytes(token, tokenizer));
-  return entry;
-}
-
 }  // namespace
 
-Scheduler::Scheduler(const SchedulerContext& context, const RequestFile& file,
-                     const Reporter& reporter)
-    : context_(context), file_(file), reporter_(reporter), responses_(file.requests.size()) {
-  const std::int32_t built = context.engine.config().builder.max_batch_size;
-  batch_size_ = static_cast<std::size_t>(std::clamp(file.batch_size, 1, std::max(built, 1)));
-  if (file.batch_size > built) {
-    reporter.warn(
-        fmt::format("batch_size {} is more than the engine's max_batch_size {}; {} "
-                    "requests run at once",
-                    file.batch_size, built, batch_size_));
+std::string_view finish_reason_name(FinishReason reason) {
+  switch (reason) {
+    case FinishReason::kEndOfSequence:
+      return "end-of-sequence";
+    case FinishReason::kMaxLength:
+      return "max-length";
+    case FinishReason::kStopWords:
+      return "stop-words";
+    case FinishReason::kCancelled:
+      return "cancelled";
+    case FinishReason::kError:
+      return "error";
+    case FinishReason::kNotFinished:
+      return "not-finished";
   }
-  warn_ineffective();
-  for (std::size_t i = 0; i < responses_.size(); ++i) {
-    responses_[i].request_idx = static_cast<std::int32_t>(i);
-  }
+  KV8_CHECK(false, "finish reason {}", static_cast<int>(reason));
 }
 
-void Scheduler::warn_ineffective() const {
-  const bool can_think =
-      context_.chat_template && !context_.chat_template->generation_prompt_no_think.empty();
-  const bool wants_thinking = std::ranges::any_of(
-      file_.requests, [](const Request& r) { return r.enable_thinking && r.apply_chat_template; });
-  if (wants_thinking && context_.chat_template && !can_think) {
-    reporter_.warn(
-        "`enable_thinking` has no effect: the model's chat template has no thinking mode");
+struct Scheduler::Entry {
+  Entry(Id number, TokenRequest request, TokenSink& listener, exec::KvPool& pool)
+      : id(number),
+        sink(&listener),
+        tokens(std::move(request.prompt)),
+        sampling(request.sampling),
+        logit_bias(std::move(request.logit_bias)),
+        max_new(request.max_new_tokens),
+        keep_tokens(std::min(request.keep_tokens, static_cast<std::int32_t>(tokens.size()))),
+        max_tokens(static_cast<std::int64_t>(tokens.size()) + max_new - 1),
+        sequence(pool) {
+    sampling.logit_bias = logit_bias;
+    sampling.step = 0;
   }
+
+  /// Tokens that are not in the cache. 1 in decoding.
+  std::int32_t pending() const {
+    return static_cast<std::int32_t>(tokens.size()) - sequence.length();
+  }
+  bool decoding() const { return sampling.step > 0 && pending() == 1; }
+  /// Pages to take for everything known and `steps` more tokens.
+  std::int64_t pages_until(std::int64_t steps) const {
+    const std::int64_t length =
+        std::min(static_cast<std::int64_t>(tokens.size()) + steps, max_tokens);
+    const auto held = static_cast<std::int64_t>(sequence.pages().size());
+    return std::max<std::int64_t>(0, pages_for_tokens(length) - held);
+  }
+
+  Id id;
+  TokenSink* sink;
+  std::vector<std::int32_t> tokens;  // the prompt and the answer so far
+  SampleRow sampling;                // `step` counts the answer's tokens
+  std::vector<LogitBias> logit_bias;
+  std::int64_t max_new;
+  std::int32_t keep_tokens;
+  std::int64_t max_tokens;  // ever in the cache: an answer's last token is not fed back
+  exec::Sequence sequence;
+  std::int32_t place = 0;
+  bool started = false, cancelled = false, ended = false;
+};
+
+Scheduler::Scheduler(Backend& backend, SchedulerOptions options, Profile& profile)
+    : backend_(backend),
+      options_(std::move(options)),
+      profile_(profile),
+      pool_(backend.num_pages()),
+      places_(static_cast<std::size_t>(options_.max_running)) {
+  KV8_CHECK(options_.max_running > 0 && options_.max_running < backend.max_rows(),
+            "{} requests at once, {} rows", options_.max_running, backend.max_rows());
+  options_.prefill_chunk = static_cast<std::int32_t>(std::clamp<std::int64_t>(
+      options_.prefill_chunk, 1, backend.max_rows() - options_.max_running));
+  const std::int64_t pool_tokens = std::int64_t{pool_.num_pages()} * kPageTokens;
+  options_.max_sequence_tokens = std::min(options_.max_sequence_tokens, pool_tokens);
 }
 
-std::vector<Response> Scheduler::run() {
-  while (!interrupted()) {
-    admit();
-    if (active_.empty()) break;
-    prefill_step();
-    decode_step();
-    active_.remove_if([](const Active& active) { return active.finished; });
-  }
-  for (Active& active : active_) finish(active, FinishReason::kCancelled);
-  return std::move(responses_);
+Scheduler::~Scheduler() = default;
+
+void Scheduler::set_max_running(std::int32_t max_running) {
+  KV8_CHECK(idle() && max_running > 0 && static_cast<std::size_t>(max_running) <= places_.size(),
+            "{} requests at once, {} in the making", max_running, places_.size());
+  options_.max_running = max_running;
 }
 
-void Scheduler::prepare(std::size_t index) {
-  const Request& request = file_.requests[index];
-  candidate_.emplace(context_, request, responses_[index]);
-  const auto start = Clock::now();
-  const auto prepared = [&]() -> Result<Prompt> {
-    if (request.error) return *request.error;
-    KV8_TRY(check_logit_bias(request.sampling, context_.limits.vocab_size));
-    return prepare_prompt(request, context_.tokenizer, context_.chat_template, context_.limits);
-  }();
-  context_.profile.stage_ms["tokenization"].push_back(ms_since(start));
-  if (!prepared.ok()) {
-    fail(*candidate_, prepared.error());
-    candidate_.reset();
-    return;
+Result<Scheduler::Id> Scheduler::submit(TokenRequest request, TokenSink& sink) {
+  const auto prompt_tokens = static_cast<std::int64_t>(request.prompt.size());
+  KV8_CHECK(prompt_tokens > 0 && request.max_new_tokens > 0, "{} tokens, {} new ones",
+            prompt_tokens, request.max_new_tokens);
+  if (prompt_tokens > options_.max_sequence_tokens) {
+    return capacity_error(
+        "the prompt has {} tokens, but the KV cache holds {} of one sequence ({} pages of {} in "
+        "all)",
+        prompt_tokens, options_.max_sequence_tokens, pool_.num_pages(), kPageTokens);
   }
-  Active& active = *candidate_;
-  active.prompt = *prepared;
-  active.response->formatted_system_prompt = active.prompt.system_text;
-  active.response->formatted_complete_request = active.prompt.complete_text;
-  if (request.save_system_prompt_kv_cache && active.prompt.system_tokens == 0) {
-    reporter_.warn(
-        fmt::format("request {}: `save_system_prompt_kv_cache` has no effect: there is "
-                    "no system prompt",
-                    index));
-  }
-  const auto prompt_tokens = static_cast<std::int64_t>(active.prompt.ids.size());
-  // The last token of an answer is never fed back, so it needs no place in the cache.
-  const std::int64_t room = context_.limits.sequence_tokens() - prompt_tokens + 1;
-  active.max_new = std::min<std::int64_t>(request.sampling.max_generate_length, room);
-  active.reserved_pages = pages_for_tokens(prompt_tokens + active.max_new - 1);
+  request.max_new_tokens =
+      std::min(request.max_new_tokens, options_.max_sequence_tokens - prompt_tokens + 1);
+  waiting_.push_back(std::make_unique<Entry>(next_id_, std::move(request), sink, pool_));
+  return next_id_++;
 }
 
-void Scheduler::admit() {
-  while (active_.size() < batch_size_) {
-    while (!candidate_ && next_request_ < file_.requests.size()) prepare(next_request_++);
-    if (!candidate_ || !make_room(candidate_->reserved_pages)) return;
-    candidate_->response->batch_idx = free_slot();
-    active_.push_back(std::move(*candidate_));
-    candidate_.reset();
-  }
+void Scheduler::cancel(Id id) {
+  const auto mark = [&](auto& entries) {
+    const auto place =
+        std::ranges::lower_bound(entries, id, {}, [](const auto& e) { return e->id; });
+    if (place == entries.end() || (*place)->id != id) return;
+    (*place)->cancelled = any_cancelled_ = true;
+  };
+  mark(running_);
+  mark(waiting_);
 }
 
-/// Gives up kept system prompts, oldest use first, until `pages` can be promised.
-bool Scheduler::make_room(std::int64_t pages) {
-  while (unreserved_pages() < pages) {
-    if (!context_.prefixes.evict()) {
-      KV8_CHECK(!active_.empty(), "{} pages do not fit an empty pool of {}", pages,
-                context_.pool.num_pages());
-      return false;
-    }
-  }
+void Scheduler::cancel_all() {
+  for (const auto& entry : running_) entry->cancelled = true;
+  for (const auto& entry : waiting_) entry->cancelled = true;
+  any_cancelled_ = true;
+}
+
+void Scheduler::drop_prefixes() {
+  kept_.clear();
+  pool_.drop_cached();
+}
+
+bool Scheduler::step() {
+  end_cancelled();
+  admit();
+  if (running_.empty()) return false;
+  entries_.clear();
+  items_.clear();
+  add_decode_items();
+  add_prefill_items();
+  run_items();
+  std::erase_if(running_, [](const auto& entry) { return entry->ended; });
   return true;
 }
 
-std::int64_t Scheduler::unreserved_pages() const {
-  std::int64_t pages = context_.pool.num_free();
-  for (const Active& active : active_) {
-    pages -= active.reserved_pages - static_cast<std::int64_t>(active.sequence.pages().size());
+void Scheduler::end_cancelled() {
+  if (!any_cancelled_) return;
+  any_cancelled_ = false;
+  // Taken out first: sinks may submit and cancel.
+  Entries cancelled;
+  const auto take_out = [&](auto& entries) {
+    for (auto& entry : entries) {
+      if (entry->cancelled) cancelled.push_back(std::move(entry));
+    }
+    std::erase(entries, nullptr);
+  };
+  take_out(running_);
+  take_out(waiting_);
+  for (const auto& entry : cancelled) {
+    end(*entry, entry->started ? FinishReason::kCancelled : FinishReason::kNotFinished);
   }
-  return pages;
 }
 
-std::int32_t Scheduler::free_slot() const {
-  std::int32_t slot = 0;
-  const auto taken = [&](const Active& active) { return active.response->batch_idx == slot; };
-  while (std::ranges::any_of(active_, taken)) ++slot;
-  return slot;
+/// In the order of submission: who does not fit is not overtaken.
+void Scheduler::admit() {
+  while (!waiting_.empty() && std::ssize(running_) < options_.max_running) {
+    Entry& next = *waiting_.front();
+    const std::int32_t reused = next.sequence.reuse(next.tokens);
+    if (fits(next)) {
+      profile_.reused_tokens += reused;
+      if (reused > 0) touch_kept(next.sequence);
+      start(std::move(waiting_.front()));
+      waiting_.pop_front();
+      continue;
+    }
+    next.sequence.clear();
+    if (!running_.empty()) return;
+    KV8_CHECK(!kept_.empty(), "{} tokens do not fit an empty pool of {} pages", next.tokens.size(),
+              pool_.num_pages());
+    kept_.pop_back();
+  }
 }
 
-/// One chunk of the first prompt that is not through.
-void Scheduler::prefill_step() {
-  const auto active = std::ranges::find_if(active_, [](const Active& a) { return a.prefilling(); });
-  if (active == active_.end()) return;
-  const Status status = prefill_chunk(*active);
-  if (!status.ok()) fail(*active, status.error());
+/// Whether there are pages for the candidate and everybody running until all of their prompts are
+/// computed and kRunway more steps are made. Alone, a request fits as it is.
+bool Scheduler::fits(const Entry& candidate) const {
+  if (running_.empty()) return candidate.pages_until(0) <= pool_.num_available();
+  // Every step takes a whole chunk of the first prompt that is not through.
+  const std::int32_t chunk = options_.prefill_chunk < kPageTokens
+                                 ? options_.prefill_chunk
+                                 : options_.prefill_chunk / kPageTokens * kPageTokens;
+  std::int64_t steps = kRunway + (candidate.pending() + chunk - 1) / chunk;
+  for (const auto& entry : running_) {
+    if (!entry->decoding()) steps += (entry->pending() + chunk - 1) / chunk;
+  }
+  std::int64_t pages = candidate.pages_until(steps);
+  for (const auto& entry : running_) pages += entry->pages_until(steps);
+  return pages <= pool_.num_available();
 }
 
-/// Looked for only now, when every earlier prompt is in the cache, so that what is reused does not
-/// depend on the batch size.
-Status Scheduler::start_prefill(Active& active) {
-  active.started = true;
-  ++context_.profile.prefill_runs;
-  const exec::Sequence* kept = context_.prefixes.find(active.prompt.ids);
-  if (kept == nullptr) return {};
-  active.sequence = KV8_TRY(kept->fork(context_.backend));
-  context_.profile.prefill_reused_tokens += active.sequence.length();
-  return {};
+/// Takes the pages of everything that is to be computed before the next token.
+void Scheduler::start(std::unique_ptr<Entry> entry) {
+  entry->sequence.reserve(entry->pending()).value();
+  entry->place = static_cast<std::int32_t>(std::ranges::find(places_, false) - places_.begin());
+  places_[static_cast<std::size_t>(entry->place)] = true;
+  if (!entry->started) ++profile_.prompts;
+  entry->started = true;
+  running_.push_back(std::move(entry));
 }
 
-Status Scheduler::prefill_chunk(Active& active) {
-  if (!active.started) KV8_TRY(start_prefill(active));
-  const auto done = active.sequence.length();
-  const auto total = static_cast<std::int32_t>(active.prompt.ids.size());
-  const std::int32_t system = active.prompt.system_tokens;
-  const bool keep = active.request->save_system_prompt_kv_cache && done < system;
-  // A kept prompt ends a chunk, so that requests that reuse it are cut at the same places.
-  const std::int32_t count =
-      std::min(context_.options.prefill_chunk, (keep ? system : total) - done);
-  const bool last = done + count == total;
+/// Provides for the next token of running_[index]: the last to come make way first. False if it had
+/// to make way itself. The first to come never does; it alone can use up the kept prefixes.
+bool Scheduler::make_room(std::size_t index) {
+  while (running_[index]->sequence.pages_lacking(1) > pool_.num_available()) {
+    if (running_.size() == 1) {
+      KV8_CHECK(!kept_.empty(), "{} tokens do not fit an empty pool of {} pages",
+                running_[0]->tokens.size(), pool_.num_pages());
+      kept_.pop_back();
+      continue;
+    }
+    preempt_last();
+    if (running_.size() == index) return false;
+  }
+  running_[index]->sequence.reserve(1).value();
+  return true;
+}
 
+/// Its tokens are computed again later, where its pages have not stayed cached until then.
+void Scheduler::preempt_last() {
+  std::unique_ptr<Entry> entry = std::move(running_.back());
+  running_.pop_back();
+  entry->sequence.clear();
+  places_[static_cast<std::size_t>(entry->place)] = false;
+  ++profile_.preemptions;
+  waiting_.push_front(std::move(entry));
+}
+
+void Scheduler::add_decode_items() {
+  for (std::size_t i = 0; i < running_.size(); ++i) {
+    if (running_[i]->pending() != 1) continue;
+    if (!make_room(i)) return;
+    add_item(*running_[i], 1);
+  }
+}
+
+void Scheduler::add_prefill_items() {
+  std::int32_t budget = options_.prefill_chunk;
+  for (const auto& entry : running_) {
+    if (budget == 0) return;
+    if (entry->pending() == 1) continue;  // a decode item
+    // Pages that another request has filled since this one was admitted.
+    profile_.reused_tokens += entry->sequence.reuse(entry->tokens);
+    if (is_being_computed(*entry)) continue;
+    const std::int32_t count = chunk_of(*entry, budget);
+    if (count == 0) return;
+    add_item(*entry, count);
+    budget -= count;
+  }
+}
+
+/// Whether an item of this step computes the next page of `entry`, which then can have it in the
+/// next step.
+bool Scheduler::is_being_computed(const Entry& entry) const {
+  const auto begin = static_cast<std::size_t>(entry.sequence.length());
+  if (begin % kPageTokens != 0 || begin + kPageTokens >= entry.tokens.size()) return false;
+  const auto next = std::span(entry.tokens).subspan(begin, kPageTokens);
+  const auto computes_it = [&](const exec::StepItem& item) {
+    const exec::Sequence& other = *item.sequence;
+    return other.length() == entry.sequence.length() && item.tokens.size() >= kPageTokens &&
+           (begin == 0 || other.pages()[begin / kPageTokens - 1] ==
+                              entry.sequence.pages()[begin / kPageTokens - 1]) &&
+           std::ranges::equal(item.tokens.first(kPageTokens), next);
+  };
+  return std::ranges::any_of(items_, computes_it);
+}
+
+/// A chunk that is not the last ends with a page, so that requests of the same text share it.
+std::int32_t Scheduler::chunk_of(const Entry& entry, std::int32_t budget) const {
+  const std::int32_t count = std::min(entry.pending(), budget);
+  if (count == entry.pending() || options_.prefill_chunk < kPageTokens) return count;
+  const std::int32_t length = entry.sequence.length();
+  return std::max(0, (length + count) / kPageTokens * kPageTokens - length);
+}
+
+void Scheduler::add_item(Entry& entry, std::int32_t count) {
   exec::StepItem item;
-  item.sequence = &active.sequence;
-  item.tokens = std::span(active.prompt.ids)
-                    .subspan(static_cast<std::size_t>(done), static_cast<std::size_t>(count));
-  item.logits = last ? exec::StepItem::Logits::kLast : exec::StepItem::Logits::kNone;
-  const auto start = Clock::now();
-  KV8_TRY(exec::run_step(context_.engine, context_.backend, std::span(&item, 1)));
-  const double ms = ms_since(start);
-  context_.profile.stage_ms["prefill"].push_back(ms);
-  context_.profile.prefill_ms += ms;
-  context_.profile.prefill_tokens += count;
-
-  if (keep && done + count == system) KV8_TRY(keep_system_prompt(active));
-  if (!last) return {};
-  Active* const sampled = &active;
-  return sample(std::span(&sampled, 1));
+  item.sequence = &entry.sequence;
+  item.tokens = std::span<const std::int32_t>(entry.tokens)
+                    .subspan(static_cast<std::size_t>(entry.sequence.length()),
+                             static_cast<std::size_t>(count));
+  item.logits =
+      count == entry.pending() ? exec::StepItem::Logits::kLast : exec::StepItem::Logits::kNone;
+  entries_.push_back(&entry);
+  items_.push_back(item);
 }
 
-Status Scheduler::keep_system_prompt(Active& active) {
-  const auto ids = std::span<const std::int32_t>(active.prompt.ids)
-                       .first(static_cast<std::size_t>(active.prompt.system_tokens));
-  if (context_.prefixes.holds(ids)) return {};
-  const std::int64_t copied_pages = active.prompt.system_tokens % kPageTokens == 0 ? 0 : 1;
-  if (unreserved_pages() < copied_pages) {
-    reporter_.warn(fmt::format("request {}: the KV cache is too full to keep the system prompt",
-                               active.response->request_idx));
-    return {};
-  }
-  context_.prefixes.add(ids, KV8_TRY(active.sequence.fork(context_.backend)));
-  return {};
-}
-
-/// One token of every running request.
-void Scheduler::decode_step() {
-  std::vector<Active*> running;
-  std::vector<exec::StepItem> items;
-  for (Active& active : active_) {
-    if (active.finished || active.prefilling()) continue;
-    running.push_back(&active);
-    items.push_back({&active.sequence, std::span<const std::int32_t>(&active.next_token, 1),
-                     exec::StepItem::Logits::kLast});
-  }
-  if (running.empty()) return;
+void Scheduler::run_items() {
   const auto start = Clock::now();
-  const Status status = exec::run_step(context_.engine, context_.backend, items);
-  const Status sampled = status.ok() ? sample(running) : status;
-  if (!sampled.ok()) {
-    for (Active* active : running) fail(*active, sampled.error());
+  StepTokens tokens;
+  for (std::size_t i = 0; i < items_.size(); ++i) {
+    (entries_[i]->decoding() ? tokens.decode : tokens.prefill) += std::ssize(items_[i].tokens);
+  }
+  Status status = exec::run_step(backend_, items_);
+  if (status.ok()) status = sample();
+  if (!status.ok()) {
+    for (Entry* entry : entries_) end(*entry, FinishReason::kError, &status.error());
     return;
   }
-  const double ms = ms_since(start);
-  Profile& profile = context_.profile;
-  profile.stage_ms["generation"].push_back(ms);
-  profile.generation_ms += ms;
-  profile.decode_tokens += static_cast<std::int64_t>(running.size());
-  ++profile.decode_steps;
+  count_step(tokens, ms_since(start));
+  for (Entry* entry : entries_) note_written(*entry);
+  for (std::size_t i = 0; i < sampled_entries_.size(); ++i)
+    accept(*sampled_entries_[i], sampled_[i]);
 }
 
-/// Draws the next token of each of `running`, whose logits the backend holds in this order.
-Status Scheduler::sample(std::span<Active* const> running) {
+/// Draws the next token of every item that is complete with this step.
+Status Scheduler::sample() {
+  sampled_entries_.clear();
+  sample_rows_.clear();
+  for (std::size_t i = 0; i < items_.size(); ++i) {
+    if (items_[i].logits == exec::StepItem::Logits::kNone) continue;
+    sampled_entries_.push_back(entries_[i]);
+    sample_rows_.push_back(entries_[i]->sampling);
+  }
+  if (sample_rows_.empty()) return {};
   const auto start = Clock::now();
-  std::vector<SampleRow> rows;
-  for (const Active* active : running) rows.push_back(active->sample_row());
-  std::vector<SampledToken> tokens(rows.size());
-  KV8_TRY(context_.backend.sample(rows, tokens));
-  context_.profile.stage_ms["sampling"].push_back(ms_since(start));
-  for (std::size_t i = 0; i < running.size(); ++i) accept(*running[i], tokens[i]);
+  sampled_.resize(sample_rows_.size());
+  KV8_TRY(backend_.sample(sample_rows_, sampled_));
+  profile_.sampling.add(ms_since(start));
   return {};
 }
 
-SampleRow Scheduler::Active::sample_row() const {
-  const SamplingParams& sampling = request->sampling;
-  SampleRow row;
-  row.temperature = sampling.temperature;
-  row.top_p = sampling.top_p;
-  row.top_k = sampling.top_k;
-  row.seed = sampling.seed;
-  row.step = response->output_ids.size();
-  row.num_logprobs = sampling.num_logprobs;
-  row.logit_bias = logit_bias;
-  return row;
-}
-
-void Scheduler::accept(Active& active, const SampledToken& sampled) {
-  if (const Status status = check_sampled(sampled); !status.ok()) {
-    return fail(active, status.error());
-  }
-  Response& response = *active.response;
-  const std::int32_t token = sampled.chosen.id;
-  ++context_.profile.generated_tokens;
-  const auto& ends = context_.engine.config().eos_token_ids;
-  const bool is_end = std::ranges::find(ends, token) != ends.end();
-  if (!is_end && active.request->sampling.num_logprobs > 0) {
-    response.logprobs.push_back(logprob_entry(sampled, context_.tokenizer));
-  }
-  if (is_end) return finish(active, FinishReason::kEndOfSequence);
-
-  active.next_token = token;
-  response.output_ids.push_back(token);
-  emit(active, active.stops.push(active.decoder.push(token)));
-  if (active.stops.stopped()) return finish(active, FinishReason::kStopWords);
-  if (static_cast<std::int64_t>(response.output_ids.size()) >= active.max_new) {
-    finish(active, FinishReason::kMaxLength);
+void Scheduler::count_step(const StepTokens& tokens, double ms) {
+  if (tokens.prefill == 0) {
+    profile_.generation.add(ms);
+    profile_.decode_tokens += tokens.decode;
+  } else if (tokens.decode == 0) {
+    profile_.prefill.add(ms);
+    profile_.prefill_tokens += tokens.prefill;
+  } else {
+    profile_.mixed.add(ms);
+    profile_.mixed_prefill_tokens += tokens.prefill;
+    profile_.mixed_decode_tokens += tokens.decode;
   }
 }
 
-void Scheduler::emit(Active& active, std::string_view text) {
-  if (text.empty()) return;
-  active.response->output_text += text;
-  if (context_.options.stream) context_.options.stream(active.response->request_idx, text);
+void Scheduler::note_written(Entry& entry) {
+  entry.sequence.index(entry.tokens);
+  if (entry.keep_tokens > 0 && entry.sequence.length() >= entry.keep_tokens) keep_prefix(entry);
 }
 
-void Scheduler::finish(Active& active, FinishReason reason) {
-  if (!active.stops.stopped()) {
-    emit(active, active.stops.push(active.decoder.finish()));
-    emit(active, active.stops.finish());
+void Scheduler::accept(Entry& entry, const SampledToken& token) {
+  if (const Status status = check_sampled(token); !status.ok()) {
+    return end(entry, FinishReason::kError, &status.error());
   }
-  active.response->finish_reason = reason;
-  active.sequence.clear();
-  active.finished = true;
+  ++profile_.generated_tokens;
+  if (std::ranges::find(options_.end_ids, token.chosen.id) != options_.end_ids.end()) {
+    return end(entry, FinishReason::kEndOfSequence);
+  }
+  entry.tokens.push_back(token.chosen.id);
+  ++entry.sampling.step;
+  if (!entry.sink->on_token(token)) return end(entry, FinishReason::kStopWords);
+  if (static_cast<std::int64_t>(entry.sampling.step) >= entry.max_new) {
+    end(entry, FinishReason::kMaxLength);
+  }
 }
 
-void Scheduler::fail(Active& active, const Error& error) {
-  active.response->error = error;
-  finish(active, FinishReason::kError);
+void Scheduler::end(Entry& entry, FinishReason reason, const Error* error) {
+  if (!entry.sequence.pages().empty()) {
+    entry.sequence.clear();
+    places_[static_cast<std::size_t>(entry.place)] = false;
+  }
+  entry.ended = true;
+  entry.sink->on_end({reason, error, entry.place});
+}
+
+/// Kept prefixes together have at most half of all pages; those used longest ago are let go.
+void Scheduler::keep_prefix(Entry& entry) {
+  const auto pages = static_cast<std::size_t>(entry.keep_tokens / kPageTokens);
+  entry.keep_tokens = 0;
+  const auto is_same = [&](const exec::Sequence& kept) {
+    return kept.pages().size() == pages && kept.pages().back() == entry.sequence.pages()[pages - 1];
+  };
+  if (pages == 0 || std::ranges::any_of(kept_, is_same)) return;
+  kept_.push_front(entry.sequence.prefix(pages));
+  const auto too_many = [&] {
+    std::size_t sum = 0;
+    for (const exec::Sequence& kept : kept_) sum += kept.pages().size();
+    return 2 * sum > static_cast<std::size_t>(pool_.num_pages());
+  };
+  while (too_many()) kept_.pop_back();
+}
+
+/// Counts as a use of the kept prefixes that `sequence` begins with.
+void Scheduler::touch_kept(const exec::Sequence& sequence) {
+  for (auto kept = kept_.begin(); kept != kept_.end();) {
+    const auto next = std::next(kept);
+    const std::size_t pages = kept->pages().size();
+    if (pages <= sequence.pages().size() && kept->pages().back() == sequence.pages()[pages - 1]) {
+      kept_.splice(kept_.begin(), kept_, kept);
+    }
+    kept = next;
+  }
 }
 
 }  // namespace kv8::runtime

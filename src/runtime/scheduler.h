@@ -1,93 +1,141 @@
-// The loop that answers a file of requests: admission, prefill, decode, leaving.
+// Continuous batching over token ids: who runs, what each step computes, who makes way. Knows
+// nothing of text. docs/scheduling.md says why it works as it does.
 #pragma once
 
-#include <chrono>
+#include <cstdint>
+#include <deque>
 #include <list>
+#include <memory>
+#include <span>
+#include <string_view>
 #include <vector>
 
-#include "runtime/generate.h"
-#include "runtime/prefix_cache.h"
-#include "runtime/prompt.h"
-#include "runtime/stop_matcher.h"
+#include "exec/sequence.h"
+#include "ops/sampling.h"
+#include "runtime/profile.h"
 
 namespace kv8::runtime {
 
-/// What the scheduler works with; owned by the Runner.
-struct SchedulerContext {
-  const exec::Engine& engine;
-  Backend& backend;
-  exec::KvPool& pool;
-  PrefixCache& prefixes;
-  const text::Tokenizer& tokenizer;
-  const std::optional<text::ChatTemplate>& chat_template;
-  const RunnerOptions& options;
-  const PromptLimits& limits;
-  Profile& profile;
+enum class FinishReason {
+  kEndOfSequence,
+  kMaxLength,
+  kStopWords,
+  kCancelled,
+  kError,
+  kNotFinished  ///< cancelled before it began
+};
+std::string_view finish_reason_name(FinishReason reason);
+
+/// A prompt to go on from.
+struct TokenRequest {
+  std::vector<std::int32_t> prompt;  ///< at least one id; all inside the vocabulary
+  SampleRow sampling;                ///< `step` and `logit_bias` are set by the scheduler
+  std::vector<LogitBias> logit_bias;
+  std::int64_t max_new_tokens = 256;  ///< less where the cache of one sequence ends before
+  std::int32_t keep_tokens = 0;       ///< leading tokens whose full pages are to be kept
 };
 
-/// One call of Runner::run.
+struct Ending {
+  FinishReason reason = FinishReason::kNotFinished;
+  const Error* error = nullptr;  ///< for kError alone
+  std::int32_t batch_place = 0;  ///< that the request ran at last, 0 to max_running - 1
+};
+
+/// Whom one request's tokens are for. May call Scheduler::submit and cancel.
+class TokenSink {
+ public:
+  virtual ~TokenSink() = default;
+  /// The next token of the answer, not one of SchedulerOptions::end_ids. False ends the request
+  /// with kStopWords.
+  virtual bool on_token(const SampledToken& token) = 0;
+  /// The last call.
+  virtual void on_end(const Ending& ending) = 0;
+};
+
+struct SchedulerOptions {
+  std::int32_t max_running = 1;  ///< requests that hold a place in the batch at once
+  /// Prompt tokens of one step, those of several requests together; the decode tokens of the step
+  /// come on top, so that neither kind waits for the other. The backend takes max_running rows
+  /// more than this.
+  std::int32_t prefill_chunk = 256;
+  std::int64_t max_sequence_tokens = 0;  ///< in the cache; the pool may hold less
+  std::vector<std::int32_t> end_ids;     ///< tokens that end an answer and are not part of it
+};
+
+/// Requests are served in the order of their submission: a later one never takes memory from an
+/// earlier one. Single-threaded.
 class Scheduler {
  public:
-  Scheduler(const SchedulerContext& context, const RequestFile& file, const Reporter& reporter);
-  std::vector<Response> run();
+  using Id = std::int64_t;  ///< ascending in the order of submission
+
+  /// Everything must outlive the scheduler, and sinks the end of their request.
+  Scheduler(Backend& backend, SchedulerOptions options, Profile& profile);
+  ~Scheduler();
+
+  /// kCapacity, with the numbers, for a prompt that can never fit; everything else is answered.
+  Result<Id> submit(TokenRequest request, TokenSink& sink);
+  /// Ends a request before the next step. Nothing happens if it has ended.
+  void cancel(Id id);
+  void cancel_all();
+
+  /// Runs one step. False when there was nothing to do: no request is left.
+  bool step();
+
+  std::size_t num_waiting() const { return waiting_.size(); }
+  std::size_t num_running() const { return running_.size(); }
+  bool idle() const { return waiting_.empty() && running_.empty(); }
+  /// For an idle scheduler: at most as many as it was made with.
+  void set_max_running(std::int32_t max_running);
+  /// Tokens that one sequence can have in the cache.
+  std::int64_t max_sequence_tokens() const { return options_.max_sequence_tokens; }
+  const exec::KvPool& pool() const { return pool_; }
+  /// Forgets all prefixes, the kept ones too.
+  void drop_prefixes();
 
  private:
-  /// A request that holds a place in the batch.
-  struct Active {
-    Active(const SchedulerContext& context, const Request& wanted, Response& answer)
-        : request(&wanted),
-          response(&answer),
-          sequence(context.pool),
-          decoder(context.tokenizer),
-          stops(wanted.sampling.stop) {
-      for (const auto& [id, bias] : wanted.sampling.logit_bias) logit_bias.push_back({id, bias});
-    }
-
-    SampleRow sample_row() const;
-
-    const Request* request;
-    Response* response;
-    Prompt prompt;
-    exec::Sequence sequence;
-    text::StreamDecoder decoder;
-    StopMatcher stops;
-    std::vector<LogitBias> logit_bias;
-    std::int64_t max_new = 0;         // tokens that the answer may have
-    std::int64_t reserved_pages = 0;  // for the longest possible answer
-    std::int32_t next_token = -1;     // sampled, not yet in the cache
-    bool started = false;             // looked for a kept prefix
-    bool finished = false;
-
-    bool prefilling() const { return response->output_ids.empty() && !finished; }
+  struct Entry;
+  struct StepTokens {
+    std::int64_t prefill = 0, decode = 0;
   };
+  using Entries = std::vector<std::unique_ptr<Entry>>;
 
-  void warn_ineffective() const;
-  void prepare(std::size_t index);
+  void end_cancelled();
   void admit();
-  bool make_room(std::int64_t pages);
-  std::int64_t unreserved_pages() const;
-  std::int32_t free_slot() const;
+  bool fits(const Entry& candidate) const;
+  void start(std::unique_ptr<Entry> entry);
+  bool make_room(std::size_t index);
+  void preempt_last();
 
-  void prefill_step();
-  Status start_prefill(Active& active);
-  Status prefill_chunk(Active& active);
-  Status keep_system_prompt(Active& active);
-  void decode_step();
+  void add_decode_items();
+  void add_prefill_items();
+  void add_item(Entry& entry, std::int32_t count);
+  bool is_being_computed(const Entry& entry) const;
+  std::int32_t chunk_of(const Entry& entry, std::int32_t budget) const;
+  void run_items();
+  Status sample();
+  void count_step(const StepTokens& tokens, double ms);
+  void note_written(Entry& entry);
+  void accept(Entry& entry, const SampledToken& token);
+  void end(Entry& entry, FinishReason reason, const Error* error = nullptr);
+  void keep_prefix(Entry& entry);
+  void touch_kept(const exec::Sequence& sequence);
 
-  Status sample(std::span<Active* const> running);
-  void accept(Active& active, const SampledToken& sampled);
-  void emit(Active& active, std::string_view text);
-  void finish(Active& active, FinishReason reason);
-  void fail(Active& active, const Error& error);
+  Backend& backend_;
+  SchedulerOptions options_;
+  Profile& profile_;
+  exec::KvPool pool_;
+  std::list<exec::Sequence> kept_;  // prefixes that are not to be forgotten, latest use first
+  Id next_id_ = 0;
+  std::deque<std::unique_ptr<Entry>> waiting_;  // by id; all later than those running
+  Entries running_;                             // by id
+  std::vector<bool> places_;                    // of the batch: taken or not
+  bool any_cancelled_ = false;
 
-  const SchedulerContext& context_;
-  const RequestFile& file_;
-  const Reporter& reporter_;
-  std::size_t batch_size_;
-  std::vector<Response> responses_;
-  std::size_t next_request_ = 0;
-  std::optional<Active> candidate_;  // prepared, waiting for pages
-  std::list<Active> active_;         // in the order of the file
+  // Of the step that is being put together; kept for their memory.
+  std::vector<Entry*> entries_, sampled_entries_;
+  std::vector<exec::StepItem> items_;
+  std::vector<SampleRow> sample_rows_;
+  std::vector<SampledToken> sampled_;
 };
 
 }  // namespace kv8::runtime

@@ -5,8 +5,10 @@
 #include <algorithm>
 #include <array>
 #include <limits>
+#include <numeric>
 #include <random>
 #include <set>
+#include <vector>
 
 #include "exec/sequence.h"
 
@@ -40,32 +42,68 @@ TEST(KvPool, CountsReferences) {
   EXPECT_THROW(pool.references(2), ContractError);
 }
 
-/// Remembers one number per token slot instead of K and V.
-class NumberBackend : public Backend {
- public:
-  explicit NumberBackend(std::int32_t pages) : numbers(static_cast<std::size_t>(pages)) {
-    for (auto& page : numbers) page.fill(-1);
-  }
-  Status run(const Batch&, TapSink*) override { return {}; }
-  Status read_logits(std::span<float>) override { return {}; }
-  Status sample(std::span<const SampleRow>, std::span<SampledToken>) override { return {}; }
-  Status copy_page(std::int32_t from, std::int32_t to) override {
-    if (refuse_copies) return io_error("no copies today");
-    numbers[static_cast<std::size_t>(to)] = numbers[static_cast<std::size_t>(from)];
-    return {};
-  }
-  std::int64_t max_rows() const override { return 1; }
-  std::int32_t num_pages() const override { return static_cast<std::int32_t>(numbers.size()); }
-  std::string_view name() const override { return "numbers"; }
+/// kPageTokens tokens that begin with `first`.
+std::vector<std::int32_t> page_of(std::int32_t first) {
+  std::vector<std::int32_t> tokens(kPageTokens);
+  std::iota(tokens.begin(), tokens.end(), first);
+  return tokens;
+}
 
-  int& at(const Sequence& sequence, std::int32_t token) {
-    const std::int32_t page = sequence.pages()[static_cast<std::size_t>(token / kPageTokens)];
-    return numbers[static_cast<std::size_t>(page)][static_cast<std::size_t>(token % kPageTokens)];
-  }
+PageTokens page_view(const std::vector<std::int32_t>& tokens, std::size_t page = 0) {
+  return std::span<const std::int32_t>(tokens).subspan(page * kPageTokens).first<kPageTokens>();
+}
 
-  std::vector<std::array<int, kPageTokens>> numbers;
-  bool refuse_copies = false;
-};
+TEST(KvPool, FindsFullPagesByTheWholeTextBeforeThem) {
+  KvPool pool(4);
+  const auto one = page_of(1), two = page_of(2);
+  const std::int32_t a = pool.take().value(), b = pool.take().value();
+  pool.index(a, kNoPage, page_view(one));
+  pool.index(b, a, page_view(two));
+  EXPECT_EQ(pool.find(kNoPage, page_view(one)), a);
+  EXPECT_EQ(pool.find(a, page_view(two)), b);
+  EXPECT_EQ(pool.find(kNoPage, page_view(two)), kNoPage);
+  EXPECT_EQ(pool.find(b, page_view(two)), kNoPage);
+  auto almost = one;
+  almost.back() += 1;
+  EXPECT_EQ(pool.find(kNoPage, page_view(almost)), kNoPage);
+  const std::int32_t c = pool.take().value();
+  EXPECT_THROW(pool.index(c, kNoPage, page_view(one)), ContractError);
+}
+
+TEST(KvPool, ReleasedPagesStayUntilTheirMemoryIsWanted) {
+  KvPool pool(3);
+  const auto one = page_of(1), two = page_of(2), three = page_of(3);
+  const std::int32_t a = pool.take().value(), b = pool.take().value(), c = pool.take().value();
+  pool.index(a, kNoPage, page_view(one));
+  pool.index(b, a, page_view(two));
+  pool.index(c, kNoPage, page_view(three));
+  pool.release(b);
+  pool.release(a);
+  pool.release(c);
+  EXPECT_EQ(pool.num_free(), 0);
+  EXPECT_EQ(pool.num_cached(), 3);
+  // A use makes a page the last to go.
+  pool.add_reference(a);
+  EXPECT_EQ(pool.num_available(), 2);
+  pool.release(a);
+  EXPECT_EQ(pool.take().value(), b);
+  EXPECT_EQ(pool.find(a, page_view(two)), kNoPage);
+  EXPECT_EQ(pool.find(kNoPage, page_view(one)), a);
+  EXPECT_EQ(pool.take().value(), c);
+  EXPECT_EQ(pool.take().value(), a);
+  EXPECT_FALSE(pool.take().ok());
+}
+
+TEST(KvPool, ParentsAreNotReleasedBeforeChildren) {
+  KvPool pool(2);
+  const auto one = page_of(1), two = page_of(2);
+  const std::int32_t a = pool.take().value(), b = pool.take().value();
+  pool.index(a, kNoPage, page_view(one));
+  pool.index(b, a, page_view(two));
+  pool.release(a);
+  pool.release(b);
+  EXPECT_THROW((void)pool.take(), ContractError);
+}
 
 TEST(Sequence, ReserveTakesAllOrNothing) {
   KvPool pool(3);
@@ -85,49 +123,85 @@ TEST(Sequence, ReserveTakesAllOrNothing) {
   EXPECT_EQ(pool.num_free(), 0);
 }
 
-TEST(Sequence, ForkSharesFullPagesAndCopiesTheLast) {
+TEST(Sequence, ReusesTheLongestChainAndLeavesATokenToRun) {
   KvPool pool(8);
-  NumberBackend backend(8);
-  Sequence parent(pool);
-  ASSERT_TRUE(parent.reserve(130).ok());
-  for (int i = 0; i < 130; ++i) backend.at(parent, i) = i;
-  parent.advance(130);
-  Sequence child = parent.fork(backend).value();
-  EXPECT_EQ(child.length(), 130);
-  EXPECT_EQ(child.pages()[0], parent.pages()[0]);
-  EXPECT_EQ(child.pages()[1], parent.pages()[1]);
-  EXPECT_NE(child.pages()[2], parent.pages()[2]);
-  EXPECT_EQ(pool.references(child.pages()[0]), 2);
-  EXPECT_EQ(backend.at(child, 129), 129);
-  parent.clear();
-  EXPECT_EQ(pool.references(child.pages()[0]), 1);
-  EXPECT_EQ(pool.num_free(), 5);
+  std::vector<std::int32_t> text(200);
+  std::iota(text.begin(), text.end(), 7);
+  Sequence first(pool);
+  first.reserve(200).value();
+  first.advance(200);
+  first.index(text);
+
+  Sequence same(pool);
+  EXPECT_EQ(same.reuse(text), 192);
+  EXPECT_EQ(same.length(), 192);
+  EXPECT_EQ(same.pages()[2], first.pages()[2]);
+  EXPECT_EQ(pool.references(first.pages()[0]), 2);
+  EXPECT_EQ(same.reuse(text), 0);
+
+  Sequence whole_pages(pool);
+  EXPECT_EQ(whole_pages.reuse(std::span(text).first(128)), 64);
+  auto other = text;
+  other[100] = 0;
+  Sequence differs(pool);
+  EXPECT_EQ(differs.reuse(other), 64);
+  const std::vector<std::int32_t> shown = first.pages();
+  first.clear();
+  same.clear();
+  whole_pages.clear();
+  EXPECT_EQ(pool.num_cached(), 2);  // the first page is still held
+  EXPECT_EQ(pool.references(shown[0]), 1);
 }
 
-TEST(Sequence, FailedForkGivesItsPagesBack) {
+TEST(Sequence, TwoThatComputedTheSameTextEndUpWithTheSamePages) {
+  KvPool pool(8);
+  std::vector<std::int32_t> text(130);
+  std::iota(text.begin(), text.end(), 3);
+  Sequence a(pool), b(pool);
+  for (Sequence* sequence : {&a, &b}) {
+    sequence->reserve(130).value();
+    sequence->advance(130);
+  }
+  EXPECT_EQ(pool.num_free(), 2);
+  a.index(text);
+  b.index(text);
+  EXPECT_EQ(pool.num_free(), 4);
+  EXPECT_EQ(a.pages()[1], b.pages()[1]);
+  EXPECT_NE(a.pages()[2], b.pages()[2]);
+}
+
+TEST(Sequence, ReuseReplacesReservedPages) {
+  KvPool pool(6);
+  std::vector<std::int32_t> text(150);
+  std::iota(text.begin(), text.end(), 3);
+  Sequence early(pool), late(pool);
+  late.reserve(150).value();  // admitted before `early` has computed anything
+  early.reserve(150).value();
+  early.advance(150);
+  early.index(text);
+  EXPECT_EQ(pool.num_free(), 0);
+  EXPECT_EQ(late.reuse(text), 128);
+  EXPECT_EQ(late.pages().size(), 3u);
+  EXPECT_EQ(pool.num_free(), 2);
+}
+
+TEST(Sequence, APrefixOutlivesItsSequence) {
   KvPool pool(3);
-  NumberBackend backend(3);
-  Sequence parent(pool);
-  ASSERT_TRUE(parent.reserve(70).ok());
-  parent.advance(70);
-  backend.refuse_copies = true;
-  EXPECT_FALSE(parent.fork(backend).ok());
-  EXPECT_EQ(pool.num_free(), 1);
-  EXPECT_EQ(pool.references(parent.pages()[0]), 1);
-  const std::int32_t last = pool.take().value();
-  const auto full = parent.fork(backend);
-  ASSERT_FALSE(full.ok());
-  EXPECT_EQ(full.error().code, ErrorCode::kCapacity);
-  EXPECT_EQ(pool.references(parent.pages()[0]), 1);
-  pool.release(last);
+  std::vector<std::int32_t> text(190, 5);
+  Sequence sequence(pool);
+  sequence.reserve(190).value();
+  sequence.advance(190);
+  sequence.index(text);
+  Sequence kept = sequence.prefix(1);
+  sequence.clear();
+  EXPECT_EQ(kept.length(), 64);
+  pool.drop_cached();
+  EXPECT_EQ(pool.num_free(), 2);
+  EXPECT_EQ(sequence.reuse(text), 64);
 }
 
-/// A sequence and what its tokens must be.
-struct Tracked {
-  Sequence sequence;
-  std::vector<int> expected;
-};
-
+/// Sequences over texts that often begin alike. Every token slot of the pages holds a number that
+/// stands for the whole text up to it, so that a page of other content is noticed.
 class RandomPlay {
  public:
   explicit RandomPlay(unsigned seed) : random_(seed) {}
@@ -136,16 +210,13 @@ class RandomPlay {
     for (int i = 0; i < moves; ++i) {
       switch (roll(8)) {
         case 0:
-          sequences_.push_back({Sequence(pool_), {}});
-          break;
         case 1:
-        case 2:
-          if (!sequences_.empty()) fork(pick());
+          begin();
           break;
-        case 3:
+        case 2:
           if (!sequences_.empty()) drop(roll(static_cast<int>(sequences_.size())));
           break;
-        case 4:
+        case 3:
           if (sequences_.size() > 1) move_over();
           break;
         default:
@@ -155,39 +226,63 @@ class RandomPlay {
       if (::testing::Test::HasFailure()) return;
     }
     EXPECT_GT(refused_, 0) << "the pool was never full";
+    EXPECT_GT(reused_, 0);
     sequences_.clear();
+    EXPECT_EQ(pool_.num_available(), kPages);
+    pool_.drop_cached();
     EXPECT_EQ(pool_.num_free(), kPages);
   }
 
  private:
   static constexpr std::int32_t kPages = 23;
+  struct Tracked {
+    Sequence sequence;
+    std::vector<std::int32_t> text;  // all written, but the last of a new one
+  };
 
   int roll(int sides) { return static_cast<int>(random_() % static_cast<unsigned>(sides)); }
   Tracked& pick() {
     return sequences_[static_cast<std::size_t>(roll(static_cast<int>(sequences_.size())))];
   }
-  void append(Tracked& tracked) {
-    const int tokens = 1 + roll(roll(3) == 0 ? 150 : 20);
-    const std::int32_t free = pool_.num_free();
-    if (const Status status = tracked.sequence.reserve(tokens); !status.ok()) {
-      ++refused_;
-      EXPECT_EQ(pool_.num_free(), free);
-      return;
-    }
-    for (int i = 0; i < tokens; ++i) {
-      tracked.expected.push_back(++next_number_);
-      backend_.at(tracked.sequence, tracked.sequence.length() + i) = next_number_;
-    }
-    tracked.sequence.advance(tokens);
+  std::int64_t& at(const Sequence& sequence, std::int32_t token) {
+    const std::int32_t page = sequence.pages()[static_cast<std::size_t>(token / kPageTokens)];
+    return numbers_[static_cast<std::size_t>(page)][static_cast<std::size_t>(token % kPageTokens)];
   }
-  void fork(const Tracked& tracked) {
-    Result<Sequence> child = tracked.sequence.fork(backend_);
-    if (!child.ok()) {
+  static std::int64_t step(std::int64_t before, std::int32_t token) {
+    return (before * 1000003 + token + 1) % 1000000007;
+  }
+  /// Few different tokens at page boundaries only: long common beginnings, many branches.
+  void extend(std::vector<std::int32_t>& text, int tokens) {
+    for (int i = 0; i < tokens; ++i) text.push_back(text.size() % kPageTokens == 9 ? roll(3) : 1);
+  }
+  void begin() {
+    Tracked tracked{Sequence(pool_), {}};
+    extend(tracked.text, 1 + roll(200));
+    reused_ += tracked.sequence.reuse(tracked.text);
+    write(tracked);
+    if (tracked.sequence.length() > 0) sequences_.push_back(std::move(tracked));
+  }
+  void append(Tracked& tracked) {
+    extend(tracked.text, 1 + roll(roll(3) == 0 ? 150 : 20));
+    write(tracked);
+  }
+  /// Writes what is missing, or forgets it.
+  void write(Tracked& tracked) {
+    Sequence& sequence = tracked.sequence;
+    const auto tokens = static_cast<std::int32_t>(tracked.text.size()) - sequence.length();
+    const std::int32_t available = pool_.num_available();
+    if (const Status status = sequence.reserve(tokens); !status.ok()) {
       ++refused_;
+      EXPECT_EQ(pool_.num_available(), available);
+      tracked.text.resize(static_cast<std::size_t>(sequence.length()));
       return;
     }
-    std::vector<int> expected = tracked.expected;
-    sequences_.push_back({std::move(child).value(), std::move(expected)});
+    std::int64_t number = sequence.length() == 0 ? 0 : at(sequence, sequence.length() - 1);
+    for (std::int32_t i = sequence.length(); i < sequence.length() + tokens; ++i) {
+      number = at(sequence, i) = step(number, tracked.text[static_cast<std::size_t>(i)]);
+    }
+    sequence.advance(tokens);
+    sequence.index(tracked.text);
   }
   void drop(int index) { sequences_.erase(sequences_.begin() + index); }
   void move_over() {
@@ -198,9 +293,11 @@ class RandomPlay {
   void check() {
     std::vector<std::int32_t> counted(kPages, 0);
     for (const Tracked& tracked : sequences_) {
-      ASSERT_EQ(static_cast<std::size_t>(tracked.sequence.length()), tracked.expected.size());
+      ASSERT_EQ(static_cast<std::size_t>(tracked.sequence.length()), tracked.text.size());
+      std::int64_t number = 0;
       for (std::int32_t i = 0; i < tracked.sequence.length(); ++i) {
-        ASSERT_EQ(backend_.at(tracked.sequence, i), tracked.expected[static_cast<std::size_t>(i)]);
+        number = step(number, tracked.text[static_cast<std::size_t>(i)]);
+        ASSERT_EQ(at(tracked.sequence, i), number);
       }
       for (const std::int32_t page : tracked.sequence.pages()) {
         ++counted[static_cast<std::size_t>(page)];
@@ -209,17 +306,17 @@ class RandomPlay {
     for (std::int32_t page = 0; page < kPages; ++page) {
       ASSERT_EQ(pool_.references(page), counted[static_cast<std::size_t>(page)]);
     }
-    ASSERT_EQ(pool_.num_free(), std::ranges::count(counted, 0));
+    ASSERT_EQ(pool_.num_available(), std::ranges::count(counted, 0));
   }
 
   std::mt19937 random_;
   KvPool pool_{kPages};
-  NumberBackend backend_{kPages};
+  std::array<std::array<std::int64_t, kPageTokens>, kPages> numbers_ = {};
   std::vector<Tracked> sequences_;
-  int next_number_ = 0, refused_ = 0;
+  int refused_ = 0, reused_ = 0;
 };
 
-TEST(Sequence, RandomTakesForksAndReleasesKeepEveryToken) {
+TEST(Sequence, RandomReuseAndReleasesKeepEveryToken) {
   for (unsigned seed = 0; seed < 8; ++seed) {
     SCOPED_TRACE(seed);
     RandomPlay(seed).play(1500);

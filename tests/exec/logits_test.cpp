@@ -228,21 +228,25 @@ TEST_P(Logits, QuantizedCheckpointRunsWithFp16CachesToo) {
   EXPECT_LT(worst(row_errors(logits[1], prompts[1])), kTolerance);
 }
 
-TEST_P(Logits, ForksContinueLikeTheirParent) {
+TEST_P(Logits, ReusedPagesAreAsGoodAsComputedOnes) {
   const test::TempDir dir;
-  ASSERT_NO_FATAL_FAILURE(write_fp8_checkpoint(GetParam().model, Scales::kPerHead, dir.path()));
-  Fixture f = open_fixture(dir.path(), true, DType::kF8E4M3, GetParam().backend);
-  const std::vector<std::int32_t> ids = golden_prompts(GetParam().model, "logits")[2].ids;
-  const auto prompt = std::span(ids).first(100), rest = std::span(ids).subspan(100);
-  Sequence parent(*f.pool);
-  std::vector<float> logits, parent_logits, child_logits;
-  const auto wanted = StepItem::Logits::kLast;
-  ASSERT_TRUE(run_prefill(*f.engine, *f.backend, parent, prompt, 30, wanted, logits).ok());
-  Sequence child = parent.fork(*f.backend).value();
-  ASSERT_TRUE(run_prefill(*f.engine, *f.backend, parent, rest, 30, wanted, parent_logits).ok());
-  ASSERT_TRUE(run_prefill(*f.engine, *f.backend, child, rest, 30, wanted, child_logits).ok());
-  EXPECT_EQ(parent_logits, child_logits);
-  EXPECT_EQ(parent_logits.size(), static_cast<std::size_t>(f.engine->plan().vocab_size));
+  for (const bool fp8 : {false, true}) {
+    ASSERT_NO_FATAL_FAILURE(
+        write_fp8_checkpoint(GetParam().model, Scales::kPerHead, dir / (fp8 ? "fp8" : "fp16")));
+    Fixture f = open_fixture(dir / (fp8 ? "fp8" : "fp16"), fp8, DType::kF8E4M3, GetParam().backend);
+    const std::vector<std::int32_t> ids = golden_prompts(GetParam().model, "logits")[2].ids;
+    const auto page = std::span(ids).first(kPageTokens), rest = std::span(ids).subspan(kPageTokens);
+    Sequence first(*f.pool), second(*f.pool);
+    std::vector<float> logits, first_logits, second_logits;
+    const auto wanted = StepItem::Logits::kLast;
+    ASSERT_TRUE(run_prefill(*f.engine, *f.backend, first, page, 30, wanted, logits).ok());
+    first.index(ids);
+    ASSERT_EQ(second.reuse(ids), kPageTokens);
+    ASSERT_TRUE(run_prefill(*f.engine, *f.backend, first, rest, 30, wanted, first_logits).ok());
+    ASSERT_TRUE(run_prefill(*f.engine, *f.backend, second, rest, 30, wanted, second_logits).ok());
+    EXPECT_EQ(first_logits, second_logits);
+    EXPECT_EQ(first_logits.size(), static_cast<std::size_t>(f.engine->plan().vocab_size));
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Models, Logits, ::testing::ValuesIn(all_cases()), [](const auto& info) {

@@ -119,15 +119,40 @@ TEST_P(GenerateCaches, AKeptSystemPromptGivesTheSameText) {
     EXPECT_NE(responses[0].output_ids, fresh[0].output_ids);
     EXPECT_EQ(responses[1].formatted_system_prompt,
               "<|im_start|>system\n" + system + "<|im_end|>\n");
-    const auto kept = static_cast<std::int64_t>(
-        runner->tokenizer().encode(responses[1].formatted_system_prompt, true).size());
-    EXPECT_GT(kept, 150);
-    EXPECT_EQ(runner->profile().prefill_reused_tokens, 2 * kept);
-    // It outlives the file that asked for it.
+    // Whole pages of the system prompt, which has over 150 tokens.
+    EXPECT_EQ(runner->profile().reused_tokens, 2 * 2 * kPageTokens);
+    // It outlives the file that asked for it, and much that comes after.
+    for (int i = 0; i < 12; ++i)
+      runner->run(file_of({greedy_request(std::string(400, 'a' + i), 90)}), {});
+    const std::int64_t before = runner->profile().reused_tokens;
     const auto later = runner->run(file_of({with_system("two", false)}), {});
     EXPECT_EQ(later[0].output_ids, fresh[0].output_ids);
-    EXPECT_EQ(runner->profile().prefill_reused_tokens, 3 * kept);
+    EXPECT_EQ(runner->profile().reused_tokens - before, 2 * kPageTokens);
   }
+}
+
+TEST_P(GenerateCaches, RepeatedPromptsAndConversationsReuseThePages) {
+  const TinyModel model("llama3", GetParam());
+  RunnerSetup setup;
+  setup.fp8 = GetParam();
+  setup.builder.max_kv_cache_capacity = 512;
+  Request first = greedy_request(std::string(150, 'q'), 80);
+  allow_only_letters(first, 320);
+  const auto fresh = make_runner(model.dir(), setup)->run(file_of({first}), {});
+  expect_answers(fresh);
+  Request second = first;
+  second.messages.push_back({"assistant", fresh[0].output_text});
+  second.messages.push_back({"user", "and then?"});
+  const auto fresh_second = make_runner(model.dir(), setup)->run(file_of({second}), {});
+
+  const auto runner = make_runner(model.dir(), setup);
+  const auto responses = runner->run(file_of({first, first, second}), {});
+  expect_answers(responses);
+  EXPECT_EQ(responses[0].output_ids, fresh[0].output_ids);
+  EXPECT_EQ(responses[1].output_ids, fresh[0].output_ids);
+  EXPECT_EQ(responses[2].output_ids, fresh_second[0].output_ids);
+  // Pages of the prompt, then of the prompt and the answer, which is fed back as it was generated.
+  EXPECT_EQ(runner->profile().reused_tokens, 2 * kPageTokens + 3 * kPageTokens);
 }
 
 INSTANTIATE_TEST_SUITE_P(KvCache, GenerateCaches, testing::Values(false, true),
@@ -299,6 +324,39 @@ TEST(Generate, AnInterruptKeepsWhatThereIs) {
   EXPECT_EQ(responses[1].finish_reason, FinishReason::kNotFinished);
 }
 
+TEST(Generate, RequestsComeAndGoOneByOne) {
+  const TinyModel model("qwen3");
+  RunnerSetup setup;
+  setup.builder.max_batch_size = 2;
+  const auto runner = make_runner(model.dir(), setup);
+  const auto alone = runner->run(file_of({greedy_request("go on", 30)}), {});
+  runner->begin(0, {});
+  EXPECT_EQ(runner->submit(greedy_request("go on", 30)), 0);
+  EXPECT_EQ(runner->submit(greedy_request("for ever", 1000)), 1);
+  EXPECT_EQ(runner->submit(greedy_request("never begun", 1000)), 2);
+  std::vector<Response> responses;
+  while (responses.empty()) responses = runner->step();
+  EXPECT_EQ(responses[0].request_idx, 0);
+  EXPECT_EQ(responses[0].output_ids, alone[0].output_ids);
+  EXPECT_EQ(runner->num_unfinished(), 2u);
+  EXPECT_EQ(runner->submit(greedy_request("go on", 3)), 3);
+  EXPECT_EQ(runner->submit(greedy_request("cancelled at once", 3)), 4);
+  runner->cancel(4);
+  responses = runner->step();
+  ASSERT_EQ(responses.size(), 1u);
+  EXPECT_EQ(responses[0].finish_reason, FinishReason::kNotFinished);
+  runner->cancel(1);
+  responses = runner->step();
+  ASSERT_EQ(responses.size(), 1u);
+  EXPECT_EQ(responses[0].request_idx, 1);
+  EXPECT_EQ(responses[0].finish_reason, FinishReason::kCancelled);
+  EXPECT_GT(responses[0].output_ids.size(), 25u);
+  runner->cancel_all();
+  EXPECT_EQ(runner->step().size(), 2u);
+  EXPECT_EQ(runner->num_unfinished(), 0u);
+  EXPECT_TRUE(runner->step().empty());
+}
+
 TEST(Generate, LogprobsAreThoseOfTheModel) {
   const TinyModel model("qwen3");
   const auto runner = make_runner(model.dir());
@@ -385,7 +443,7 @@ TEST(Generate, WarnsOfWhatHasNoEffect) {
   expect_answers(runner->run(file_of({request}, 100), reporter));
   EXPECT_THAT(warnings, testing::UnorderedElementsAre(HasSubstr("max_batch_size"),
                                                       HasSubstr("enable_thinking"),
-                                                      HasSubstr("no system prompt")));
+                                                      HasSubstr("the system prompt has 0 tokens")));
 }
 
 }  // namespace

@@ -1,9 +1,12 @@
 // llm_inference, and kv8 run, which adds --prompt.
+#include <unistd.h>
+
 #include <cstdio>
 #include <random>
 
 #include "apps/command.h"
 #include "runtime/generate.h"
+#include "runtime/serve.h"
 
 namespace kv8::apps {
 namespace {
@@ -13,7 +16,7 @@ struct RunFlags {
   std::string prompt, system_prompt;
   std::int32_t batch_size = 0, max_generate_length = 0, num_logprobs = -1;
   int warmup = 0, threads = 0;
-  bool dump_profile = false, dump_output = false, think = false;
+  bool dump_profile = false, dump_output = false, think = false, from_stdin = false;
   runtime::SamplingParams sampling;
 };
 
@@ -34,8 +37,6 @@ void add_common(CLI::App& app, RunFlags& flags) {
        {"--specDecode,--eagle", "--specDraftTopK", "--specDraftStep", "--specVerifySize"}) {
     refuse_option(app, option, "EAGLE speculative decoding is not supported by this version");
   }
-  refuse_option(app, "--stdin",
-                "reading requests from standard input is not supported by this version");
 }
 
 void add_file_options(CLI::App& app, RunFlags& flags) {
@@ -48,10 +49,35 @@ void add_file_options(CLI::App& app, RunFlags& flags) {
   app.add_option("--warmup", flags.warmup, "Runs before the one that is timed")
       ->check(CLI::Range(0, 1000));
   app.add_flag("--dumpOutput", flags.dump_output, "Print the answers too");
+  app.add_flag("--stdin", flags.from_stdin,
+               "Read requests from standard input, one JSON object a line, and write each response "
+               "as a line to standard output when it is finished")
+      ->excludes("--inputFile")
+      ->excludes("--outputFile")
+      ->excludes("--warmup")
+      ->excludes("--dumpOutput");
+}
+
+/// What stands in for --stdin.
+bool names_files(const RunFlags& flags) {
+  return !flags.input_file.empty() && !flags.output_file.empty();
+}
+
+Result<std::unique_ptr<runtime::Runner>> open_runner(const RunFlags& flags,
+                                                     const Reporter& reporter,
+                                                     runtime::StreamSink stream = {}) {
+  runtime::RunnerOptions options;
+  options.num_threads = flags.threads;
+  options.stream = std::move(stream);
+  auto runner = KV8_TRY(runtime::Runner::open(flags.engine_dir, options));
+  reporter.info(runtime::kv_capacity_text(runner->profile()));
+  return runner;
 }
 
 Status finish_profile(const RunFlags& flags, const runtime::Runner& runner) {
-  if (flags.dump_profile) fmt::print("{}", runtime::profile_table(runner.profile()));
+  // Standard output has nothing but responses with --stdin.
+  std::FILE* const table = flags.from_stdin ? stderr : stdout;
+  if (flags.dump_profile) fmt::print(table, "{}", runtime::profile_table(runner.profile()));
   if (!flags.profile_file.empty()) {
     KV8_TRY(runtime::write_profile(runner.profile(), flags.profile_file));
   }
@@ -73,9 +99,7 @@ Status answer_file(const RunFlags& flags, const runtime::RequestOverrides& overr
                    Terminal& terminal) {
   const Reporter reporter = terminal.reporter();
   const auto requests = KV8_TRY(runtime::read_request_file(flags.input_file, overrides, reporter));
-  runtime::RunnerOptions options;
-  options.num_threads = flags.threads;
-  auto runner = KV8_TRY(runtime::Runner::open(flags.engine_dir, options));
+  auto runner = KV8_TRY(open_runner(flags, reporter));
   for (int i = 0; i < flags.warmup && !interrupted(); ++i) (void)runner->run(requests, {});
   runner->reset_profile();
   const auto responses = runner->run(requests, reporter);
@@ -109,17 +133,36 @@ Status answer_prompt(const RunFlags& flags, Terminal& terminal) {
   if (flags.max_generate_length > 0)
     request.sampling.max_generate_length = flags.max_generate_length;
   file.requests.push_back(std::move(request));
-  runtime::RunnerOptions options;
-  options.num_threads = flags.threads;
-  options.stream = [](std::int32_t, std::string_view text) {
-    std::fwrite(text.data(), 1, text.size(), stdout);
-    std::fflush(stdout);
-  };
-  auto runner = KV8_TRY(runtime::Runner::open(flags.engine_dir, options));
+  auto runner =
+      KV8_TRY(open_runner(flags, terminal.reporter(), [](std::int32_t, std::string_view text) {
+        std::fwrite(text.data(), 1, text.size(), stdout);
+        std::fflush(stdout);
+      }));
   const auto responses = runner->run(file, terminal.reporter());
   fmt::print("\n");
   KV8_TRY(finish_profile(flags, *runner));
   if (responses.front().error) return *responses.front().error;
+  return {};
+}
+
+Status write_line(std::string_view line) {
+  std::fwrite(line.data(), 1, line.size(), stdout);
+  std::fputc('\n', stdout);
+  if (std::fflush(stdout) != 0) return io_error("cannot write responses to standard output");
+  return {};
+}
+
+Status answer_stdin(const RunFlags& flags, const runtime::RequestOverrides& overrides,
+                    Terminal& terminal) {
+  const Reporter reporter = terminal.reporter();
+  auto runner = KV8_TRY(open_runner(flags, reporter));
+  LineReader lines(STDIN_FILENO, runtime::kMaxRequestLine);
+  const auto served = KV8_TRY(runtime::serve(*runner, lines, overrides, write_line, reporter));
+  KV8_TRY(finish_profile(flags, *runner));
+  if (interrupted()) return Error{ErrorCode::kCancelled, "interrupted"};
+  if (served.num_failed > 0) {
+    return bad_input("{} of {} requests failed", served.num_failed, served.num_requests);
+  }
   return {};
 }
 
@@ -128,7 +171,8 @@ Status run_requests(const CLI::App& app, const RunFlags& flags, Terminal& termin
   overrides.batch_size = given(app, "--batchSize", flags.batch_size);
   overrides.max_generate_length = given(app, "--maxGenerateLength", flags.max_generate_length);
   overrides.num_logprobs = given(app, "--numLogprobs", flags.num_logprobs);
-  return answer_file(flags, overrides, terminal);
+  return flags.from_stdin ? answer_stdin(flags, overrides, terminal)
+                          : answer_file(flags, overrides, terminal);
 }
 
 }  // namespace
@@ -137,9 +181,10 @@ void define_inference(CLI::App& app, Action& action) {
   const auto flags = std::make_shared<RunFlags>();
   add_common(app, *flags);
   add_file_options(app, *flags);
-  app.get_option("--inputFile")->required();
-  app.get_option("--outputFile")->required();
   app.callback([flags, &app, &action] {
+    if (!flags->from_stdin && !names_files(*flags)) {
+      throw CLI::RequiredError("--stdin, or --inputFile and --outputFile,");
+    }
     action = [flags, &app](Terminal& terminal) { return run_requests(app, *flags, terminal); };
   });
 }
@@ -165,9 +210,10 @@ void define_run(CLI::App& app, Action& action) {
   with_prompt(app.add_flag("--think", flags->think, "Let a model that can think do so"));
   prompt->excludes("--inputFile")->excludes("--outputFile")->excludes("--batchSize");
   prompt->excludes("--numLogprobs")->excludes("--warmup")->excludes("--dumpOutput");
+  prompt->excludes("--stdin");
   app.callback([flags, prompt, &app, &action] {
-    if (prompt->count() == 0 && (flags->input_file.empty() || flags->output_file.empty())) {
-      throw CLI::RequiredError("--prompt, or --inputFile and --outputFile,");
+    if (prompt->count() == 0 && !flags->from_stdin && !names_files(*flags)) {
+      throw CLI::RequiredError("--prompt, --stdin, or --inputFile and --outputFile,");
     }
     const bool single = prompt->count() > 0;
     action = [flags, single, &app](Terminal& terminal) {

@@ -1,0 +1,82 @@
+#include "base/line_reader.h"
+
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+namespace kv8 {
+namespace {
+
+using Kind = LineReader::Kind;
+
+class Lines : public testing::Test {
+ protected:
+  void SetUp() override { ASSERT_EQ(::pipe(pipe_), 0); }
+  void TearDown() override {
+    end();
+    ::close(pipe_[0]);
+  }
+  void write(const std::string& text) {
+    ASSERT_EQ(::write(pipe_[1], text.data(), text.size()), static_cast<ssize_t>(text.size()));
+  }
+  void end() {
+    if (pipe_[1] >= 0) ::close(pipe_[1]);
+    pipe_[1] = -1;
+  }
+  void expect_line(LineReader& reader, const std::string& text) {
+    const LineReader::Line line = reader.next(0).value();
+    EXPECT_EQ(line.kind, Kind::kLine);
+    EXPECT_EQ(line.text, text);
+  }
+  static Kind kind_of_next(LineReader& reader) { return reader.next(0).value().kind; }
+
+  int pipe_[2] = {-1, -1};
+};
+
+TEST_F(Lines, ComeWholeAndInOrder) {
+  LineReader reader(pipe_[0], 100);
+  EXPECT_EQ(kind_of_next(reader), Kind::kNothing);
+  write("one\n\ntwo\nthr");
+  expect_line(reader, "one");
+  expect_line(reader, "");
+  expect_line(reader, "two");
+  EXPECT_EQ(kind_of_next(reader), Kind::kNothing);
+  write("ee\nlast");
+  expect_line(reader, "three");
+  EXPECT_EQ(kind_of_next(reader), Kind::kNothing);
+  end();
+  expect_line(reader, "last");
+  EXPECT_EQ(kind_of_next(reader), Kind::kEnd);
+  EXPECT_EQ(kind_of_next(reader), Kind::kEnd);
+}
+
+TEST_F(Lines, ThatAreTooLongAreSkipped) {
+  LineReader reader(pipe_[0], 10);
+  write(std::string(10, 'a') + "\n" + std::string(11, 'b') + "\nc\n" + std::string(500, 'd'));
+  expect_line(reader, std::string(10, 'a'));
+  EXPECT_EQ(kind_of_next(reader), Kind::kTooLong);
+  expect_line(reader, "c");
+  EXPECT_EQ(kind_of_next(reader), Kind::kNothing);
+  write(std::string(500, 'd'));
+  EXPECT_EQ(kind_of_next(reader), Kind::kNothing);
+  write("d\ne\n" + std::string(12, 'f'));
+  EXPECT_EQ(kind_of_next(reader), Kind::kTooLong);
+  expect_line(reader, "e");
+  end();
+  EXPECT_EQ(kind_of_next(reader), Kind::kTooLong);
+  EXPECT_EQ(kind_of_next(reader), Kind::kEnd);
+}
+
+TEST_F(Lines, AnEmptyInputEndsAtOnce) {
+  LineReader reader(pipe_[0], 10);
+  end();
+  EXPECT_EQ(kind_of_next(reader), Kind::kEnd);
+}
+
+TEST_F(Lines, ABrokenDescriptorIsAnError) {
+  LineReader reader(pipe_[1], 10);  // cannot be read
+  end();
+  EXPECT_FALSE(reader.next(0).ok());
+}
+
+}  // namespace
+}  // namespace kv8

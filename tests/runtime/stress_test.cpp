@@ -1,0 +1,232 @@
+// Thousands of requests through a pool that is far too small.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <random>
+
+#include "ops/sampling.h"
+#include "runtime/runtime_testing.h"
+
+namespace kv8::runtime {
+namespace {
+
+#if defined(__SANITIZE_ADDRESS__)
+constexpr int kRequests = 500;
+#else
+constexpr int kRequests = 10'000;
+#endif
+
+/// Computes every row of a batch by itself, so that a row's result does not depend on the batch,
+/// not even in the order of its sums: answers can be compared exactly.
+class RowByRowBackend : public Backend {
+ public:
+  RowByRowBackend(std::unique_ptr<Backend> inner, std::int32_t vocab_size)
+      : inner_(std::move(inner)), vocab_(static_cast<std::size_t>(vocab_size)) {}
+
+  Status run(const Batch& batch, TapSink*) override {
+    logits_.clear();
+    for (const SequenceSlice& slice : batch.sequences) {
+      for (std::int32_t i = 0; i < slice.num_tokens; ++i) KV8_TRY(run_row(batch, slice, i));
+    }
+    return {};
+  }
+  Status read_logits(std::span<float> logits) override {
+    std::ranges::copy(logits_, logits.begin());
+    return {};
+  }
+  Status sample(std::span<const SampleRow> rows, std::span<SampledToken> tokens) override {
+    for (std::size_t i = 0; i < rows.size(); ++i) {
+      tokens[i] = sample_row(std::span<const float>(logits_).subspan(i * vocab_, vocab_), rows[i]);
+    }
+    return {};
+  }
+  Status copy_page(std::int32_t from, std::int32_t to) override {
+    return inner_->copy_page(from, to);
+  }
+  std::int64_t max_rows() const override { return inner_->max_rows(); }
+  std::int32_t num_pages() const override { return inner_->num_pages(); }
+  std::string_view name() const override { return inner_->name(); }
+
+ private:
+  Status run_row(const Batch& batch, const SequenceSlice& slice, std::int32_t i) {
+    const auto row = static_cast<std::int32_t>(slice.first_row) + i;
+    const SequenceSlice alone{0, 1, slice.past_tokens + i, slice.page_table};
+    const std::int32_t first_row = 0;
+    const bool wanted = std::ranges::binary_search(batch.logits_rows, row);
+    const std::span<const std::int32_t> logits_rows(&first_row, wanted ? 1 : 0);
+    const auto tokens = batch.token_ids.subspan(static_cast<std::size_t>(row), 1);
+    KV8_TRY(inner_->run({tokens, std::span(&alone, 1), logits_rows}, nullptr));
+    if (!wanted) return {};
+    logits_.resize(logits_.size() + vocab_);
+    return inner_->read_logits(std::span(logits_).last(vocab_));
+  }
+
+  std::unique_ptr<Backend> inner_;
+  std::size_t vocab_;
+  std::vector<float> logits_;
+};
+
+constexpr std::int32_t kVocab = 280;  // of the tiny qwen3
+
+RunnerSetup setup_of(bool fp8, std::int64_t pool_pages, bool row_by_row) {
+  RunnerSetup setup;
+  setup.fp8 = fp8;
+  setup.builder.max_input_len = 160;
+  setup.builder.max_kv_cache_capacity = 256;
+  setup.builder.max_batch_size = 8;
+  const std::int64_t bytes_per_token = std::int64_t{3} * 2 * 2 * 32 * (fp8 ? 1 : 2);
+  setup.builder.kv_cache_memory = pool_pages * kPageTokens * bytes_per_token;
+  if (row_by_row) {
+    setup.wrap = [](std::unique_ptr<Backend> backend) {
+      return std::make_unique<RowByRowBackend>(std::move(backend), kVocab);
+    };
+  }
+  return setup;
+}
+
+class Requests {
+ public:
+  explicit Requests(unsigned seed) : random_(seed) {}
+
+  int roll(int sides) { return static_cast<int>(random_() % static_cast<unsigned>(sides)); }
+
+  Request next(bool greedy) {
+    std::string text;
+    // Some begin alike, over a page or two; most are short.
+    if (roll(4) == 0) text.assign(static_cast<std::size_t>(40 + roll(80)), "xyz"[roll(3)]);
+    for (int length = 1 + roll(25); length > 0; --length) text += static_cast<char>('a' + roll(26));
+    const int most = roll(10) == 0 ? 200 : 12;
+    Request request = greedy || roll(2) == 0 ? greedy_request(text, 1 + roll(most))
+                                             : random_request(text, 1 + roll(most), random_());
+    request.apply_chat_template = false;
+    if (roll(3) == 0) request.sampling.logit_bias.clear();  // may end by itself
+    for (int i = roll(4); i > 0; --i) {
+      request.sampling.stop.push_back(std::string(1, static_cast<char>(' ' + roll(95))));
+    }
+    if (roll(100) == 0) request.messages[0].content += std::string(200, 'w');  // too long
+    return request;
+  }
+
+ private:
+  std::mt19937 random_;
+};
+
+/// Sends `requests` a few at a time, cancels some, and returns the responses in order.
+std::vector<Response> send(Runner& runner, Requests& random, const std::vector<Request>& requests,
+                           std::vector<bool>& cancelled) {
+  std::vector<Response> responses(requests.size());
+  std::vector<bool> answered(requests.size());
+  cancelled.assign(requests.size(), false);
+  runner.begin(0, {});
+  std::size_t sent = 0;
+  while (sent < requests.size() || runner.num_unfinished() > 0) {
+    for (int i = random.roll(6); i > 0 && sent < requests.size(); --i) {
+      runner.submit(requests[sent++]);
+    }
+    if (random.roll(8) == 0) {
+      const int back = random.roll(20);
+      const int idx = std::max(0, static_cast<int>(sent) - 1 - back);
+      runner.cancel(idx);
+      if (!answered[static_cast<std::size_t>(idx)]) cancelled[static_cast<std::size_t>(idx)] = true;
+    }
+    for (Response& response : runner.step()) {
+      const auto idx = static_cast<std::size_t>(response.request_idx);
+      EXPECT_FALSE(answered[idx]) << idx << " was answered twice";
+      answered[idx] = true;
+      responses[idx] = std::move(response);
+    }
+  }
+  EXPECT_EQ(std::ranges::count(answered, true), std::ssize(requests));
+  return responses;
+}
+
+TEST(Stress, EveryRequestIsAnsweredAsIfItWereAlone) {
+  const TinyModel model("qwen3");
+  const auto runner = make_runner(model.dir(), setup_of(false, 5, true));
+  ASSERT_EQ(runner->engine().config().vocab_size, kVocab);
+  ASSERT_EQ(runner->pool().num_pages(), 5);
+  Requests random(1);
+  std::vector<Request> requests;
+  for (int i = 0; i < kRequests; ++i) requests.push_back(random.next(false));
+  std::vector<bool> cancelled;
+  const std::vector<Response> responses = send(*runner, random, requests, cancelled);
+  EXPECT_GT(runner->profile().preemptions, kRequests / 1000);
+  EXPECT_GT(runner->profile().reused_tokens, kRequests);
+  runner->drop_prefixes();
+  EXPECT_EQ(runner->pool().num_free(), runner->pool().num_pages());
+
+  const auto lonely = make_runner(model.dir(), setup_of(false, 5, true));
+  std::int64_t num_refused = 0, num_cancelled = 0, num_stopped = 0;
+  for (std::size_t i = 0; i < requests.size(); ++i) {
+    SCOPED_TRACE(i);
+    const Response alone = lonely->run(file_of({requests[i]}), {})[0];
+    lonely->drop_prefixes();
+    const Response& response = responses[i];
+    if (cancelled[i] && (response.finish_reason == FinishReason::kCancelled ||
+                         response.finish_reason == FinishReason::kNotFinished)) {
+      ++num_cancelled;
+      ASSERT_LE(response.output_ids.size(), alone.output_ids.size());
+      ASSERT_TRUE(std::ranges::equal(
+          response.output_ids, std::span(alone.output_ids).first(response.output_ids.size())));
+      continue;
+    }
+    ASSERT_EQ(response.finish_reason, alone.finish_reason);
+    ASSERT_EQ(response.output_ids, alone.output_ids);
+    ASSERT_EQ(response.output_text, alone.output_text);
+    num_refused += response.error.has_value();
+    num_stopped += response.finish_reason == FinishReason::kStopWords;
+  }
+  EXPECT_GT(num_refused, 0);
+  EXPECT_GT(num_cancelled, kRequests / 100);
+  EXPECT_GT(num_stopped, kRequests / 1000);
+}
+
+/// Where two answers part, the model must have been undecided.
+void expect_same_but_for_ties(const Response& response, const Response& alone) {
+  const auto [mine, other] = std::ranges::mismatch(response.output_ids, alone.output_ids);
+  if (mine == response.output_ids.end()) return;
+  ASSERT_NE(other, alone.output_ids.end());
+  const LogprobEntry& entry =
+      alone.logprobs[static_cast<std::size_t>(other - alone.output_ids.begin())];
+  const auto chosen = std::ranges::find(entry.top, *mine, &TokenLogprob::token_id);
+  ASSERT_NE(chosen, entry.top.end());
+  // A stored key or value that is rounded to its neighbour is off by 2^-3 (FP8), which the softmax
+  // spreads over the sequence.
+  EXPECT_LT(entry.chosen.logprob - chosen->logprob, 0.1f);
+}
+
+class StressBatches : public testing::TestWithParam<bool> {};
+
+TEST_P(StressBatches, AnswersDifferFromThoseAloneInTiesOnly) {
+  const bool fp8 = GetParam();
+  const TinyModel model("qwen3", fp8);
+  const auto runner = make_runner(model.dir(), setup_of(fp8, 5, false));
+  Requests random(2);
+  std::vector<Request> requests;
+  for (int i = 0; i < kRequests / 5; ++i) {
+    requests.push_back(random.next(true));
+    requests.back().sampling.num_logprobs = 4;
+  }
+  std::vector<bool> cancelled;
+  const std::vector<Response> responses = send(*runner, random, requests, cancelled);
+  EXPECT_GT(runner->profile().preemptions, 0);
+  runner->drop_prefixes();
+  EXPECT_EQ(runner->pool().num_free(), runner->pool().num_pages());
+  const auto lonely = make_runner(model.dir(), setup_of(fp8, 5, false));
+  std::int64_t same = 0;
+  for (std::size_t i = 0; i < requests.size(); ++i) {
+    SCOPED_TRACE(i);
+    const Response alone = lonely->run(file_of({requests[i]}), {})[0];
+    lonely->drop_prefixes();
+    expect_same_but_for_ties(responses[i], alone);
+    same += responses[i].output_ids == alone.output_ids || cancelled[i];
+  }
+  RecordProperty("same_answers", static_cast<int>(same));
+  EXPECT_GT(same, std::ssize(requests) * 9 / 10);
+}
+
+INSTANTIATE_TEST_SUITE_P(KvCache, StressBatches, testing::Values(false, true),
+                         [](const auto& info) { return info.param ? "fp8" : "fp16"; });
+
+}  // namespace
+}  // namespace kv8::runtime
