@@ -175,8 +175,9 @@ TEST(GemvTest, EveryVariantAndNumberOfRows) {
 TEST(GemvTest, OddSizes) {
   KV8_NEEDS_HOPPER();
   for (int in : {8, 24, 64, 72, 504, 520, 1536, 4096}) {
-    for (int out : {1, 7, 8, 9, 576, 2047}) {
+    for (int out : {1, 7, 8, 9, 577, 2047}) {
       for (int rows : {1, 3, 8}) {
+        if (std::int64_t{in} * out * rows > 4 << 20) continue;  // the reference takes its time
         Case c;
         c.rows = rows;
         c.in = in;
@@ -197,7 +198,7 @@ TEST(GemvTest, LongRowsFitNoSharedMemory) {
       Case c;
       c.rows = rows;
       c.in = in;
-      c.out = 70;
+      c.out = 21;
       c.f32_out = c.residual = true;
       check(c);
       c.f32_out = c.residual = false;

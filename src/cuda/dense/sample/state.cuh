@@ -1,0 +1,129 @@
+// What the blocks of a row share: the workspace, and how they wait for each other.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "cuda/dense/sample/entry.h"
+
+namespace kv8::sample {
+
+constexpr int kThreads = 256;
+constexpr int kWarps = kThreads / 32;
+constexpr int kBucketBits = 8;
+constexpr int kBuckets = 1 << kBucketBits;
+static_assert(kBuckets == kThreads, "a thread looks after one bucket");
+constexpr int kItems = kSlice / kThreads;
+constexpr int kHistograms = 3;  ///< one that is filled, one that is read, one that is cleared
+
+using Word = unsigned long long;
+
+/// A key and an id in one word that is larger for the better token: larger logit, then lower id.
+__device__ __forceinline__ Word candidate(uint32_t key, int id) {
+  return Word{key} << 32 | static_cast<uint32_t>(~id);
+}
+__device__ __forceinline__ int candidate_id(Word word) { return ~static_cast<int>(word); }
+
+/// Order of floats as order of unsigned integers; both zeros are one key, no number has key 0.
+__device__ __forceinline__ uint32_t order_key(float x) {
+  const uint32_t bits = __float_as_uint(x + 0.0f);
+  return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+}
+__device__ __forceinline__ float key_value(uint32_t key) {
+  return __uint_as_float(key & 0x80000000u ? key & 0x7fffffffu : ~key);
+}
+
+/// Weights are sums of integers in units of 2^-56, so that no order of addition matters:
+/// high * 2^38 + low.
+struct Mass {
+  Word high = 0, low = 0;
+  __device__ Mass operator+(const Mass& b) const { return {high + b.high, low + b.low}; }
+  __device__ Mass times(Word n) const { return {high * n, low * n}; }
+  /// In units of 2^-56, rounded once.
+  __device__ double value() const {
+    const Word carry = low >> 38;
+    return fma(__ull2double_rn(high + carry), 0x1p38, __ull2double_rn(low & ((Word{1} << 38) - 1)));
+  }
+};
+
+struct Bucket {
+  Mass mass;
+  uint32_t count, max_key, max_inverse, unused;  ///< max_inverse: largest ~key
+};
+
+/// One block's contribution to its row.
+struct Part {
+  Word best;         ///< candidate of the largest biased logit
+  double sum;        ///< of exp(logit - largest), where log-probabilities are asked for
+  float largest;     ///< without bias
+  uint32_t fault;    ///< first NaN or +infinity, or ~0
+  uint32_t finite;   ///< whether there is a finite logit
+  uint32_t matches;  ///< logits that equal the selected one
+};
+
+struct RowState {
+  uint32_t arrived, left, gathered, unused;
+  Part parts[kMaxParts];
+  Word top[kSampleMaxLogprobs];
+  Bucket buckets[kHistograms][kBuckets];
+};
+
+struct Workspace {
+  uint32_t ticket, finished, unused[2];
+  RowState rows[1];
+};
+static_assert(sizeof(Bucket) == 32 && offsetof(RowState, buckets) % 16 == 0 &&
+                  sizeof(RowState) % 16 == 0 && offsetof(Workspace, rows) % 16 == 0,
+              "buckets are read 16 bytes at a time");
+
+__device__ __forceinline__ uint32_t load_acquire(const uint32_t* address) {
+  uint32_t value;
+  asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(address) : "memory");
+  return value;
+}
+
+/// The blocks of one row. All of them take the same decisions from the same values, so all of them
+/// come to every barrier.
+class Team {
+ public:
+  __device__ Team(RowState& state, int parts) : state_(state), parts_(parts) {}
+
+  /// Everybody's writes are visible to everybody behind it.
+  __device__ void barrier() {
+    expected_ += static_cast<uint32_t>(parts_);
+    __syncthreads();
+    if (threadIdx.x == 0) {
+      __threadfence();
+      atomicAdd(&state_.arrived, 1u);
+      while (load_acquire(&state_.arrived) < expected_) {
+      }
+      __threadfence();
+    }
+    __syncthreads();
+  }
+
+  /// Arrives without waiting; true in the block that comes last.
+  __device__ bool arrive_last() { return count_in(&state_.arrived); }
+
+  /// True in the block that leaves last, which then has the state for itself.
+  __device__ bool leave_last() { return count_in(&state_.left); }
+
+ private:
+  __device__ bool count_in(uint32_t* counter) {
+    __shared__ bool last;
+    __syncthreads();
+    if (threadIdx.x == 0) {
+      __threadfence();
+      last = atomicAdd(counter, 1u) + 1 == static_cast<uint32_t>(parts_);
+      __threadfence();
+    }
+    __syncthreads();
+    return last;
+  }
+
+  RowState& state_;
+  int parts_;
+  uint32_t expected_ = 0;
+};
+
+}  // namespace kv8::sample
