@@ -13,6 +13,10 @@ struct BatchRows {
 
 BatchRows collect_rows(std::span<const StepItem> items) {
   BatchRows rows;
+  std::size_t num_tokens = 0;
+  for (const StepItem& item : items) num_tokens += item.tokens.size();
+  rows.tokens.reserve(num_tokens);
+  rows.logits_rows.reserve(items.size());
   for (const StepItem& item : items) {
     KV8_CHECK(item.sequence != nullptr && !item.tokens.empty(), "a step item without tokens");
     const auto first = static_cast<std::int32_t>(rows.tokens.size());
@@ -58,6 +62,7 @@ Status reserve_all(std::span<const StepItem> items) {
 
 std::vector<SequenceSlice> slices_of(std::span<const StepItem> items) {
   std::vector<SequenceSlice> slices;
+  slices.reserve(items.size());
   std::int64_t row = 0;
   for (const StepItem& item : items) {
     SequenceSlice slice;

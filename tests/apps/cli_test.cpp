@@ -2,6 +2,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 #include "base/json.h"
 #include "base/temp_dir.h"
 #include "support/command.h"
@@ -115,6 +117,32 @@ TEST_F(Chain, AnswersAFileAndOneBadRequestLeavesTheOthers) {
   EXPECT_EQ(responses[3]["logprobs"].size(), 8u);
   EXPECT_EQ(responses[3]["logprobs"][0]["top_logprobs"].size(), 2u);
   EXPECT_THAT(json("profile.json").dump(), HasSubstr("prefill"));
+}
+
+TEST_F(Chain, AnswersLinesOfStandardInput) {
+  const std::string input =
+      R"({"id": "x", "messages": [{"role": "user", "content": "one"}], "top_k": 1})"
+      "\n"
+      R"({"id": "y", "messages": []})"
+      "\n";
+  const Outcome outcome =
+      run_program("llm_inference",
+                  {"--engineDir", path("engine"), "--stdin", "--maxGenerateLength", "5",
+                   "--batchSize", "2", "--dumpProfile", "--profileOutputFile", path("p.json")},
+                  {}, input);
+  EXPECT_EQ(outcome.status, 1) << describe(outcome);
+  EXPECT_THAT(outcome.err, HasSubstr("1 of 2 requests failed"));
+  EXPECT_THAT(outcome.err, HasSubstr("KV cache: "));
+  EXPECT_THAT(outcome.err, HasSubstr("generation"));
+  const std::size_t newline = outcome.out.find('\n');
+  ASSERT_EQ(std::ranges::count(outcome.out, '\n'), 2);
+  const Json failed = parse_json(outcome.out.substr(0, newline), "line").value();
+  const Json good = parse_json(outcome.out.substr(newline + 1), "line").value();
+  EXPECT_EQ(failed["id"], "y");
+  EXPECT_EQ(failed["error"]["code"], "bad-input");
+  EXPECT_EQ(good["id"], "x");
+  EXPECT_EQ(good["finish_reason"], "max-length");
+  EXPECT_EQ(json("p.json")["generation"]["total_generated_tokens"], 5);
 }
 
 TEST_F(Chain, RunStreamsAnAnswer) {
@@ -243,6 +271,7 @@ INSTANTIATE_TEST_SUITE_P(
         Misuse{{"llm_inference", "--engineDir", "a", "--inputFile", "b", "--outputFile", "c",
                 "--specDecode"},
                "EAGLE"},
+        Misuse{{"llm_inference", "--engineDir", "a", "--stdin", "--inputFile", "b"}, "--stdin"},
         Misuse{{"kv8", "run", "--engineDir", "a"}, "--prompt"},
         Misuse{{"kv8", "run", "--engineDir", "a", "--prompt", "x", "--inputFile", "y"},
                "--prompt"}));

@@ -13,16 +13,17 @@
 namespace kv8::test {
 namespace {
 
-void redirect(const std::filesystem::path& file, int descriptor) {
-  const int fd = ::open(file.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0644);
+void redirect(const std::filesystem::path& file, int descriptor, int flags) {
+  const int fd = ::open(file.c_str(), flags, 0644);
   ::dup2(fd, descriptor);
 }
 
 }  // namespace
 
 Outcome run_program(const std::string& program, const std::vector<std::string>& arguments,
-                    std::chrono::milliseconds interrupt_after) {
+                    std::chrono::milliseconds interrupt_after, const std::string& input) {
   const TempDir dir;
+  write_bytes(dir / "in", input);
   const std::string path = std::string(KV8_BIN_DIR) + "/" + program;
   std::vector<char*> argv = {const_cast<char*>(path.c_str())};
   for (const std::string& argument : arguments) argv.push_back(const_cast<char*>(argument.c_str()));
@@ -30,9 +31,10 @@ Outcome run_program(const std::string& program, const std::vector<std::string>& 
   const pid_t child = ::fork();
   if (child < 0) throw std::runtime_error("fork failed");
   if (child == 0) {
-    redirect("/dev/null", STDIN_FILENO);
-    redirect(dir / "out", STDOUT_FILENO);
-    redirect(dir / "err", STDERR_FILENO);
+    constexpr int kWrite = O_WRONLY | O_CREAT | O_TRUNC;
+    redirect(dir / "in", STDIN_FILENO, O_RDONLY);
+    redirect(dir / "out", STDOUT_FILENO, kWrite);
+    redirect(dir / "err", STDERR_FILENO, kWrite);
     ::execv(path.c_str(), argv.data());
     ::_exit(127);
   }

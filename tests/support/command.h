@@ -12,8 +12,9 @@ struct Outcome {
   std::string out, err;
 };
 
-/// Runs `program` of the build's bin folder. With `interrupt_after` > 0 it gets SIGINT then.
+/// Runs `program` of the build's bin folder with `input` on its standard input. With
+/// `interrupt_after` > 0 it gets SIGINT then.
 Outcome run_program(const std::string& program, const std::vector<std::string>& arguments,
-                    std::chrono::milliseconds interrupt_after = {});
+                    std::chrono::milliseconds interrupt_after = {}, const std::string& input = {});
 
 }  // namespace kv8::test
