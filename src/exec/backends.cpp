@@ -23,4 +23,8 @@ Result<std::int64_t> page_memory(std::string_view backend, const Plan& plan,
   return cpu::cpu_page_memory(plan, options);
 }
 
+std::int32_t default_prefill_chunk(std::string_view backend) {
+  return backend == "cuda" ? 2048 : 256;
+}
+
 }  // namespace kv8::exec

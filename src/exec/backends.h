@@ -25,4 +25,7 @@ Result<std::unique_ptr<Backend>> make_backend(std::string_view backend, const Pl
 Result<std::int64_t> page_memory(std::string_view backend, const Plan& plan,
                                  const BackendOptions& options);
 
+/// Prompt tokens of a step that keep the backend's matrix products busy.
+std::int32_t default_prefill_chunk(std::string_view backend);
+
 }  // namespace kv8::exec

@@ -7,6 +7,7 @@
 #include <deque>
 #include <system_error>
 
+#include "exec/backends.h"
 #include "ops/kv_layout.h"
 #include "runtime/answer.h"
 
@@ -19,11 +20,16 @@ std::int64_t peak_memory() {
   return std::int64_t{usage.ru_maxrss} * 1024;
 }
 
+std::int32_t prefill_chunk(const exec::Engine& engine, const RunnerOptions& options) {
+  return options.prefill_chunk > 0 ? options.prefill_chunk
+                                   : exec::default_prefill_chunk(engine.config().builder.backend);
+}
+
 SchedulerOptions scheduler_options(const RunnerParts& parts, const RunnerOptions& options) {
   const exec::EngineConfig& config = parts.engine->config();
   SchedulerOptions result;
   result.max_running = std::max(config.builder.max_batch_size, 1);
-  result.prefill_chunk = options.prefill_chunk;
+  result.prefill_chunk = prefill_chunk(*parts.engine, options);
   result.max_sequence_tokens = config.builder.max_kv_cache_capacity;
   if (const std::int64_t positions = parts.engine->plan().max_positions; positions > 0) {
     result.max_sequence_tokens = std::min(result.max_sequence_tokens, positions);
@@ -234,7 +240,7 @@ Result<std::unique_ptr<Runner>> Runner::open(const std::filesystem::path& engine
   std::optional<text::ChatTemplate> chat_template = KV8_TRY(open_chat_template(engine_dir));
   const std::int32_t pages = KV8_TRY(exec::kv_pool_pages(engine->config().builder, engine->plan()));
   const std::int64_t sequences = engine->config().builder.max_batch_size;
-  const std::int64_t rows = options.prefill_chunk + sequences;
+  const std::int64_t rows = prefill_chunk(*engine, options) + sequences;
   std::unique_ptr<Backend> backend =
       KV8_TRY(engine->open_backend({.num_threads = options.num_threads,
                                     .num_pages = pages,

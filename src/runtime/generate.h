@@ -45,7 +45,7 @@ using StreamSink = std::function<void(std::int32_t request_idx, std::string_view
 
 struct RunnerOptions {
   int num_threads = 0;
-  std::int32_t prefill_chunk = 256;  ///< prompt tokens of one step
+  std::int32_t prefill_chunk = 0;  ///< prompt tokens of one step; 0: what suits the backend
   StreamSink stream;
 };
 

@@ -331,7 +331,7 @@ Status Scheduler::sample() {
   }
   if (sample_rows_.empty()) return {};
   const auto start = Clock::now();
-  sampled_.resize(sample_rows_.size());
+  sampled_.assign(sample_rows_.size(), {});
   KV8_TRY(backend_.sample(sample_rows_, sampled_));
   profile_.sampling.add(ms_since(start));
   return {};
