@@ -14,6 +14,8 @@ option(KV8_SANITIZE "Address and undefined-behaviour sanitizers" OFF)
 option(KV8_WERROR "Treat warnings as errors" OFF)
 set(KV8_CUDA AUTO CACHE STRING "Build the CUDA backend: ON, OFF, or AUTO (when nvcc 13.0 or newer is found)")
 set_property(CACHE KV8_CUDA PROPERTY STRINGS AUTO ON OFF)
+set(KV8_CUDA_ARCHITECTURES 89 90 120 CACHE STRING
+    "GPUs to compile machine code for, besides Hopper's own kernels and PTX for later ones")
 
 add_library(kv8_flags INTERFACE)
 target_compile_options(kv8_flags INTERFACE

@@ -31,20 +31,44 @@ TEST(Attention, DevicesBelowAdaAreToldWhatTheyNeed) {
   EXPECT_FALSE(select_family(8, 6, "sm90").ok());
 }
 
-TEST(Attention, HopperGetsItsOwnKernels) {
+TEST(Attention, HopperGetsItsOwnKernelsOthersThePortableOnes) {
   EXPECT_EQ(select_family(9, 0, "").value(), KernelFamily::kSm90);
-  EXPECT_EQ(select_family(9, 0, "sm90").value(), KernelFamily::kSm90);
-  for (auto [major, minor] : {std::pair{8, 9}, {10, 0}, {12, 0}}) {
-    const auto other = select_family(major, minor, "");
-    ASSERT_FALSE(other.ok());
-    EXPECT_NE(other.error().message.find("9.0 (Hopper"), std::string::npos);
+  for (auto [major, minor] : {std::pair{8, 9}, {10, 0}, {10, 3}, {11, 0}, {12, 0}, {12, 1}}) {
+    EXPECT_EQ(select_family(major, minor, "").value(), KernelFamily::kPortable);
   }
 }
 
-TEST(Attention, UnknownFamiliesAreRefused) {
+TEST(Attention, FamiliesCanBeForcedWhereTheyRun) {
+  EXPECT_EQ(select_family(9, 0, "portable").value(), KernelFamily::kPortable);
+  EXPECT_EQ(select_family(9, 0, "sm90").value(), KernelFamily::kSm90);
+  EXPECT_EQ(select_family(8, 9, "portable").value(), KernelFamily::kPortable);
+  for (auto [major, minor] : {std::pair{8, 9}, {10, 0}, {12, 0}}) {
+    const auto other = select_family(major, minor, "sm90");
+    ASSERT_FALSE(other.ok());
+    EXPECT_NE(other.error().message.find("9.0 (Hopper"), std::string::npos);
+  }
   const auto unknown = select_family(9, 0, "sm80");
   ASSERT_FALSE(unknown.ok());
-  EXPECT_NE(unknown.error().message.find("\"sm80\""), std::string::npos);
+  EXPECT_NE(unknown.error().message.find("\"sm80\"; there are sm90 and portable"),
+            std::string::npos);
+}
+
+TEST(Attention, PortablePrefillMultipliesAsTheGpuDoes) {
+  using portable::Products;
+  const auto products = [](KvType type, int major, int minor) {
+    return portable::select_kernel(type, 128, major, minor).value()->products;
+  };
+  for (auto [major, minor] : {std::pair{8, 9}, {12, 0}, {12, 1}}) {
+    EXPECT_EQ(products(KvType::kE4m3, major, minor), Products::kE4m3);
+  }
+  for (auto [major, minor] : {std::pair{9, 0}, {10, 0}, {11, 0}, {13, 0}}) {
+    EXPECT_EQ(products(KvType::kE4m3, major, minor), Products::kWidened);
+  }
+  EXPECT_EQ(products(KvType::kF16, 8, 9), Products::kF16);
+  EXPECT_EQ(portable::select_kernel(KvType::kE4m3, 64, 9, 0).value()->head_dim, 64);
+  const auto odd = portable::select_kernel(KvType::kE4m3, 96, 9, 0);
+  ASSERT_FALSE(odd.ok());
+  EXPECT_NE(odd.error().message.find("head_dim 96"), std::string::npos);
 }
 
 }  // namespace

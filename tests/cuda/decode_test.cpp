@@ -84,8 +84,10 @@ PrefillProblemSpec spec_of(std::vector<int> kv_lens, int heads, int kv_heads, in
 
 constexpr KvType kTypes[] = {KvType::kE4m3, KvType::kF16};
 
-TEST(DecodeTest, AgreesWithDoublePrecisionForEveryPatternAndRatio) {
-  KV8_NEEDS_HOPPER();
+using DecodeTest = cuda_testing::FamilyTest;
+KV8_ALL_FAMILIES(DecodeTest);
+
+TEST_P(DecodeTest, AgreesWithDoublePrecisionForEveryPatternAndRatio) {
   for (KvType type : kTypes) {
     for (int head_dim : {64, 128}) {
       for (int pattern = 0; pattern < cuda_testing::kNumPatterns; ++pattern) {
@@ -103,8 +105,7 @@ TEST(DecodeTest, AgreesWithDoublePrecisionForEveryPatternAndRatio) {
   }
 }
 
-TEST(DecodeTest, EveryLengthUpToTwoPagesAndOne) {
-  KV8_NEEDS_HOPPER();
+TEST_P(DecodeTest, EveryLengthUpToTwoPagesAndOne) {
   std::vector<int> lengths(130);
   std::iota(lengths.begin(), lengths.end(), 0);
   for (KvType type : kTypes) {
@@ -116,8 +117,7 @@ TEST(DecodeTest, EveryLengthUpToTwoPagesAndOne) {
   }
 }
 
-TEST(DecodeTest, EverySplitCount) {
-  KV8_NEEDS_HOPPER();
+TEST_P(DecodeTest, EverySplitCount) {
   for (KvType type : kTypes) {
     auto problem = DecodeProblem::create(spec_of({1500, 0, 1, 64, 65, 3000}, 8, 2, 128, type));
     for (int blocks = 1; blocks <= 132; ++blocks) {
@@ -127,8 +127,7 @@ TEST(DecodeTest, EverySplitCount) {
   }
 }
 
-TEST(DecodeTest, MixedLengthsScalesPerHeadAndOffset) {
-  KV8_NEEDS_HOPPER();
+TEST_P(DecodeTest, MixedLengthsScalesPerHeadAndOffset) {
   PrefillProblemSpec spec =
       spec_of({1, 20000, 63, 64, 65, 1000, 4097, 129}, 32, 8, 128, KvType::kE4m3);
   spec.scale_per_head = true;
@@ -138,8 +137,7 @@ TEST(DecodeTest, MixedLengthsScalesPerHeadAndOffset) {
   problem.check("mixed");
 }
 
-TEST(DecodeTest, FewQueryTokensAreCausal) {
-  KV8_NEEDS_HOPPER();
+TEST_P(DecodeTest, FewQueryTokensAreCausal) {
   for (KvType type : kTypes) {
     for (int q_len : {2, 3, 4, 9}) {
       for (int heads : {2, 8, 32}) {
@@ -174,8 +172,7 @@ std::vector<std::uint32_t> random_trees(int batch, int q_len, int padding) {
   return words;
 }
 
-TEST(DecodeTest, TreeTokensSeeTheirAncestors) {
-  KV8_NEEDS_HOPPER();
+TEST_P(DecodeTest, TreeTokensSeeTheirAncestors) {
   for (KvType type : kTypes) {
     for (int q_len : {1, 2, 5, 31, 60, 64, 128}) {
       for (int group : {1, 4, 7}) {
@@ -191,8 +188,7 @@ TEST(DecodeTest, TreeTokensSeeTheirAncestors) {
   }
 }
 
-TEST(DecodeTest, ChainIsCausal) {
-  KV8_NEEDS_HOPPER();
+TEST_P(DecodeTest, ChainIsCausal) {
   for (int q_len : {3, 70}) {
     PrefillProblemSpec spec = spec_of({200, 71, 1000}, 8, 2, 128, KvType::kE4m3, q_len);
     auto causal = DecodeProblem::create(spec);
@@ -211,8 +207,7 @@ TEST(DecodeTest, ChainIsCausal) {
   }
 }
 
-TEST(DecodeTest, LongFlatContextKeepsItsPrecision) {
-  KV8_NEEDS_HOPPER();
+TEST_P(DecodeTest, LongFlatContextKeepsItsPrecision) {
   PrefillProblemSpec spec = spec_of({131072}, 4, 1, 128, KvType::kE4m3);
   spec.pattern = Pattern::kFlat;
   auto problem = DecodeProblem::create(spec);
@@ -222,8 +217,7 @@ TEST(DecodeTest, LongFlatContextKeepsItsPrecision) {
   }
 }
 
-TEST(DecodeTest, RunsAgreeBitForBit) {
-  KV8_NEEDS_HOPPER();
+TEST_P(DecodeTest, RunsAgreeBitForBit) {
   auto problem = DecodeProblem::create(spec_of({5000, 300, 64, 12345}, 32, 8, 128, KvType::kE4m3));
   problem.run();
   const auto first = problem.problem.output().value();
@@ -233,8 +227,7 @@ TEST(DecodeTest, RunsAgreeBitForBit) {
   }
 }
 
-TEST(DecodeTest, CapturedLaunchFollowsChangedLengths) {
-  KV8_NEEDS_HOPPER();
+TEST_P(DecodeTest, CapturedLaunchFollowsChangedLengths) {
   auto problem = DecodeProblem::create(spec_of({3000, 2000, 1000}, 16, 4, 128, KvType::kE4m3));
   cudaStream_t stream;
   cudaGraph_t graph;
@@ -260,7 +253,7 @@ TEST(DecodeTest, CapturedLaunchFollowsChangedLengths) {
   cudaStreamDestroy(stream);
 }
 
-TEST(DecodeTest, RefusesWhatItCannotDo) {
+TEST(DecodeArguments, RefusesWhatItCannotDo) {
   alignas(16) char memory[16];
   DecodeArgs a;
   a.q = a.k_pool = a.v_pool = a.out = a.workspace = memory;

@@ -5,9 +5,12 @@
 #include <gtest/gtest.h>
 
 #include <cstddef>
+#include <cstdlib>
+#include <string>
 #include <utility>
 #include <vector>
 
+#include "cuda/attention/attention.h"
 #include "cuda/testing/gpu_timer.h"
 
 namespace kv8::cuda_testing {
@@ -16,6 +19,40 @@ namespace kv8::cuda_testing {
   do {                                                                       \
     if (!kv8::cuda_testing::has_hopper()) GTEST_SKIP() << "skipped: no GPU"; \
   } while (false)
+
+/// Makes attention.h choose one family of kernels as long as it lives.
+class ForcedFamily {
+ public:
+  explicit ForcedFamily(KernelFamily family) {
+    setenv(kVariable, std::string(to_string(family)).c_str(), 1);
+    works_ = current_family().ok();
+  }
+  ForcedFamily(const ForcedFamily&) = delete;
+  ~ForcedFamily() { unsetenv(kVariable); }
+  /// Whether there is a GPU that runs the family.
+  bool works() const { return works_; }
+
+ private:
+  static constexpr const char* kVariable = "KV8_FORCE_KERNEL";
+  bool works_ = false;
+};
+
+/// For tests that all families pass.
+class FamilyTest : public testing::TestWithParam<KernelFamily> {
+ protected:
+  void SetUp() override {
+    if (!forced_.works()) GTEST_SKIP() << "skipped: no GPU for " << to_string(GetParam());
+  }
+
+ private:
+  ForcedFamily forced_{GetParam()};
+};
+#define KV8_ALL_FAMILIES(test)                                                            \
+  INSTANTIATE_TEST_SUITE_P(Families, test,                                                \
+                           testing::Values(KernelFamily::kSm90, KernelFamily::kPortable), \
+                           [](const testing::TestParamInfo<KernelFamily>& info) {         \
+                             return std::string(to_string(info.param));                   \
+                           })
 
 /// An array in device memory.
 template <class T>

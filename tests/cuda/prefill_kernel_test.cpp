@@ -1,16 +1,18 @@
 // Every shipped prefill kernel against double precision over the dequantized inputs.
 #include <gtest/gtest.h>
 
+#include <functional>
 #include <string>
 #include <vector>
 
 #include "cuda/attention/attention.h"
+#include "cuda/attention/portable/prefill/launch.h"
 #include "cuda/attention/sm90/prefill/launch.h"
 #include "cuda/attention/sm90/prefill/select.h"
-#include "cuda/testing/gpu_timer.h"
+#include "cuda/gpu.h"
 #include "cuda/testing/prefill_problem.h"
 
-namespace kv8::sm90 {
+namespace kv8 {
 namespace {
 
 using cuda_testing::Pattern;
@@ -24,14 +26,58 @@ constexpr double kFp8Tolerance = 2.6e-2;
 // FP16 probabilities and output: 2^-11 each at most, about 2.5e-4 rms together.
 constexpr double kF16Tolerance = 5e-4;
 
+using Launch = std::function<Status()>;
+
+/// A shipped kernel of either family.
+struct TestedKernel {
+  std::string name;
+  KernelFamily family;
+  KvType kv_type;
+  int head_dim;
+  ScoreType score_type;
+  bool e4m3_probabilities;
+  std::function<Result<Launch>(const PrefillArgs&)> prepare;
+};
+
+template <class Prepared>
+Result<Launch> launch_of(Result<Prepared> prepared) {
+  if (!prepared.ok()) return prepared.error();
+  return Launch([prepared = *prepared] { return prepared.launch(nullptr); });
+}
+
+const std::vector<TestedKernel>& tested_kernels() {
+  static const std::vector<TestedKernel> kernels = [] {
+    std::vector<TestedKernel> all;
+    for (const sm90::SelectableKernel& k : sm90::selectable_kernels()) {
+      const sm90::KernelShape& shape = k.shape;
+      all.push_back({std::string("sm90_") + k.name, KernelFamily::kSm90, shape.kv_type,
+                     shape.head_dim, shape.score_type, shape.kv_type == KvType::kE4m3,
+                     [&k](const PrefillArgs& args) {
+                       return launch_of(sm90::prepare_prefill(args, k.entry()));
+                     }});
+    }
+    for (const portable::PrefillKernel& k : portable::prefill_kernels()) {
+      const KvType type = k.products == portable::Products::kF16 ? KvType::kF16 : KvType::kE4m3;
+      all.push_back({std::string("portable_") + k.name, KernelFamily::kPortable, type, k.head_dim,
+                     ScoreType::kF32, k.products == portable::Products::kE4m3,
+                     [&k](const PrefillArgs& args) {
+                       return launch_of(portable::prepare_prefill(args, k));
+                     }});
+    }
+    return all;
+  }();
+  return kernels;
+}
+
 class PrefillKernel : public testing::TestWithParam<int> {
  protected:
   void SetUp() override {
-    if (!cuda_testing::has_hopper()) GTEST_SKIP() << "skipped: no GPU of compute capability 9.0";
+    const cuda_testing::ForcedFamily family(kernel().family);
+    if (!family.works()) GTEST_SKIP() << "skipped: no GPU for " << to_string(kernel().family);
   }
-  const SelectableKernel& kernel() const { return selectable_kernels()[GetParam()]; }
-  bool fp8() const { return kernel().shape.kv_type == KvType::kE4m3; }
-  double tolerance() const { return fp8() ? kFp8Tolerance : kF16Tolerance; }
+  const TestedKernel& kernel() const { return tested_kernels()[std::size_t(GetParam())]; }
+  bool fp8() const { return kernel().kv_type == KvType::kE4m3; }
+  double tolerance() const { return kernel().e4m3_probabilities ? kFp8Tolerance : kF16Tolerance; }
 
   PrefillProblemSpec spec(std::vector<int> q_lens, std::vector<int> kv_lens) const {
     PrefillProblemSpec spec;
@@ -39,9 +85,9 @@ class PrefillKernel : public testing::TestWithParam<int> {
     spec.kv_lens = std::move(kv_lens);
     spec.num_heads = 4;
     spec.num_kv_heads = 2;
-    spec.head_dim = kernel().shape.head_dim;
-    spec.kv_type = kernel().shape.kv_type;
-    spec.qk_code_amax = kernel().shape.score_type == ScoreType::kF16 ? 14.0f : 448.0f;
+    spec.head_dim = kernel().head_dim;
+    spec.kv_type = kernel().kv_type;
+    spec.qk_code_amax = kernel().score_type == ScoreType::kF16 ? 14.0f : 448.0f;
     return spec;
   }
 
@@ -49,13 +95,12 @@ class PrefillKernel : public testing::TestWithParam<int> {
   PrefillError run(const PrefillProblemSpec& spec, int rows = 2000) const {
     auto problem = PrefillProblem::create(spec);
     EXPECT_TRUE(problem.ok()) << problem.error().message;
-    const auto prepared =
-        prepare_prefill(problem->args(kernel().shape.score_type), kernel().entry());
-    EXPECT_TRUE(prepared.ok()) << prepared.error().message;
+    const auto launch = kernel().prepare(problem->args(kernel().score_type));
+    EXPECT_TRUE(launch.ok()) << launch.error().message;
     std::vector<std::uint16_t> outputs[2];
     for (auto& output : outputs) {
       EXPECT_TRUE(problem->poison_output().ok());
-      EXPECT_TRUE(prepared->launch(nullptr).ok());
+      EXPECT_TRUE((*launch)().ok());
       auto words = problem->output();
       EXPECT_TRUE(words.ok()) << words.error().message;
       output = std::move(words).value();
@@ -130,42 +175,48 @@ TEST_P(PrefillKernel, ErrorDoesNotGrowWithLength) {
     s.kv_lens = {131072};
     // The FP16 kernels leave the accumulation to wgmma, which truncates, and start near the
     // output's own rounding.
-    EXPECT_LE(run(s, 64).relative, fp8() ? 1.2 * at_1k : 1e-3) << to_string(pattern);
+    EXPECT_LE(run(s, 64).relative, kernel().e4m3_probabilities ? 1.2 * at_1k : 1e-3)
+        << to_string(pattern);
   }
 }
 
 INSTANTIATE_TEST_SUITE_P(Shipped, PrefillKernel,
-                         testing::Range(0, static_cast<int>(selectable_kernels().size())),
+                         testing::Range(0, static_cast<int>(tested_kernels().size())),
                          [](const testing::TestParamInfo<int>& info) {
-                           return std::string(selectable_kernels()[info.param].name);
+                           return tested_kernels()[std::size_t(info.param)].name;
                          });
 
-TEST(Prefill, SelectsAndRuns) {
-  if (!cuda_testing::has_hopper()) GTEST_SKIP() << "skipped: no GPU of compute capability 9.0";
-  PrefillProblemSpec spec;
-  spec.q_lens = {512};
-  spec.kv_lens = {512};
-  spec.num_heads = 8;
-  auto problem = PrefillProblem::create(spec);
-  ASSERT_TRUE(problem.ok()) << problem.error().message;
-  const auto prepared = kv8::prepare_prefill(problem->args(ScoreType::kF32));
-  ASSERT_TRUE(prepared.ok()) << prepared.error().message;
-  ASSERT_TRUE(prepared->launch(nullptr).ok());
-  EXPECT_LE(problem->compare(1000)->relative, kFp8Tolerance);
+using Prefill = cuda_testing::FamilyTest;
+KV8_ALL_FAMILIES(Prefill);
+
+TEST_P(Prefill, SelectsAndRuns) {
+  for (KvType type : {KvType::kE4m3, KvType::kF16}) {
+    PrefillProblemSpec spec;
+    spec.q_lens = {512};
+    spec.kv_lens = {512};
+    spec.num_heads = 8;
+    spec.kv_type = type;
+    auto problem = PrefillProblem::create(spec);
+    ASSERT_TRUE(problem.ok()) << problem.error().message;
+    const auto prepared = prepare_prefill(problem->args(ScoreType::kF32));
+    ASSERT_TRUE(prepared.ok()) << prepared.error().message;
+    ASSERT_TRUE(prepared->launch(nullptr).ok());
+    EXPECT_LE(problem->compare(1000)->relative, kFp8Tolerance) << prepared->description();
+  }
 }
 
-TEST(Prefill, BadArgumentsAreErrors) {
+TEST(PrefillArguments, BadArgumentsAreErrors) {
   PrefillArgs args;
-  EXPECT_FALSE(kv8::prepare_prefill(args).ok());
+  EXPECT_FALSE(prepare_prefill(args).ok());
   args.batch = args.num_pages = args.max_pages = 1;
   args.num_heads = 6;
   args.num_kv_heads = 4;
   args.head_dim = 128;
   args.softmax_scale = 1.0f;
-  const auto result = kv8::prepare_prefill(args);
+  const auto result = prepare_prefill(args);
   ASSERT_FALSE(result.ok());
   EXPECT_NE(result.error().message.find("6 query heads"), std::string::npos);
 }
 
 }  // namespace
-}  // namespace kv8::sm90
+}  // namespace kv8

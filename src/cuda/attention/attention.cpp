@@ -5,6 +5,7 @@
 #include <cstdlib>
 
 #include "cuda/attention/decode/launch.h"
+#include "cuda/attention/portable/decode/entry.h"
 #include "cuda/attention/prefill/check.h"
 #include "cuda/attention/sm90/decode/entry.h"
 #include "cuda/attention/sm90/prefill/select.h"
@@ -31,13 +32,17 @@ Result<KernelFamily> select_family(int major, int minor, std::string_view forced
         "FP8 KV needs compute capability 8.9 or newer (Ada, Hopper, Blackwell); this is {}.{}",
         major, minor);
   }
-  if (!forced.empty() && forced != "sm90") {
-    return usage_error("KV8_FORCE_KERNEL is \"{}\"; there is: sm90", forced);
+  const bool hopper = major == 9 && minor == 0;
+  if (forced.empty()) return hopper ? KernelFamily::kSm90 : KernelFamily::kPortable;
+  if (forced == "portable") return KernelFamily::kPortable;
+  if (forced != "sm90") {
+    return usage_error("KV8_FORCE_KERNEL is \"{}\"; there are sm90 and portable", forced);
   }
-  if (major != 9 || minor != 0) {
+  if (!hopper) {
     return unsupported(
-        "the attention kernels run on compute capability 9.0 (Hopper: H100, H200, GH200); this is "
-        "{}.{}",
+        "KV8_FORCE_KERNEL is sm90, whose kernels run on compute capability 9.0 (Hopper: H100, "
+        "H200, "
+        "GH200); this is {}.{}",
         major, minor);
   }
   return KernelFamily::kSm90;
@@ -65,13 +70,17 @@ Status PreparedPrefill::launch(CUstream_st* stream) const {
 }
 
 std::string PreparedPrefill::description() const {
-  return std::visit([](const auto& prepared) { return to_string(prepared.shape()); }, prepared_);
+  return std::visit([](const auto& prepared) { return prepared.description(); }, prepared_);
 }
 
 Result<PreparedPrefill> prepare_prefill(const PrefillArgs& args) {
   KV8_TRY(prefill::check(args));
-  KV8_TRY(current_family());
-  return PreparedPrefill(KV8_TRY(sm90::prepare_prefill(args)));
+  if (KV8_TRY(current_family()) == KernelFamily::kPortable) {
+    const auto prepared = KV8_TRY(portable::prepare_prefill(args));
+    return PreparedPrefill(prepared);
+  }
+  const auto prepared = KV8_TRY(sm90::prepare_prefill(args));
+  return PreparedPrefill(prepared);
 }
 
 Result<std::size_t> decode_workspace_bytes(const DecodeArgs& args) {
@@ -84,8 +93,10 @@ Status launch_decode(const DecodeArgs& args, CUstream_st* stream) {
 
 Status launch_decode(const DecodeArgs& args, CUstream_st* stream, int blocks) {
   KV8_TRY(decode::check(args));
-  KV8_TRY(current_family());
-  return decode::launch(args, sm90::start_decode, stream, blocks);
+  const KernelFamily family = KV8_TRY(current_family());
+  const auto start =
+      family == KernelFamily::kPortable ? portable::start_decode : sm90::start_decode;
+  return decode::launch(args, start, stream, blocks);
 }
 
 }  // namespace kv8

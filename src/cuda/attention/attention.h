@@ -8,6 +8,7 @@
 
 #include "base/result.h"
 #include "cuda/attention/params.h"
+#include "cuda/attention/portable/prefill/launch.h"
 #include "cuda/attention/sm90/prefill/launch.h"
 
 struct CUstream_st;
@@ -45,8 +46,9 @@ class PreparedPrefill {
 
  private:
   friend Result<PreparedPrefill> prepare_prefill(const PrefillArgs&);
-  explicit PreparedPrefill(sm90::PreparedPrefill prepared) : prepared_(std::move(prepared)) {}
-  std::variant<sm90::PreparedPrefill> prepared_;
+  using Prepared = std::variant<sm90::PreparedPrefill, portable::PreparedPrefill>;
+  explicit PreparedPrefill(Prepared prepared) : prepared_(std::move(prepared)) {}
+  Prepared prepared_;
 };
 
 /// Validates `args` and prepares a kernel for the current device.

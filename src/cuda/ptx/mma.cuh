@@ -28,6 +28,18 @@ __device__ __forceinline__ void mma_bfloat(float (&d)[4], uint32_t a0, uint32_t 
       : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 }
 
+/// D[16, 8] += A[16, 32] * B[32, 8] in E4M3 with FP32 accumulators, of which some architectures keep
+/// few bits. As above with four codes in place of a pair: columns 4q and 16 + 4q of A, rows 4q and
+/// 16 + 4q of B.
+__device__ __forceinline__ void mma_e4m3(float (&d)[4], uint32_t a0, uint32_t a1, uint32_t a2,
+                                         uint32_t a3, uint32_t b0, uint32_t b1) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k32.row.col.f32.e4m3.e4m3.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7},"
+      " {%8, %9}, {%0, %1, %2, %3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+}
+
 /// Two E4M3 codes as FP16, exactly. NaN stays NaN.
 __device__ __forceinline__ uint32_t e4m3_to_half_pair(uint16_t codes) {
   uint32_t pair;
@@ -55,6 +67,21 @@ __device__ __forceinline__ uint32_t transpose_pairs(uint32_t pair) {
   uint32_t out;
   asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(out) : "r"(pair));
   return out;
+}
+
+__device__ __forceinline__ void load_shared(uint32_t address, uint32_t (&words)[2]) {
+  const uint2 value = load_shared_8(address);
+  words[0] = value.x, words[1] = value.y;
+}
+__device__ __forceinline__ void load_shared(uint32_t address, uint32_t (&words)[4]) {
+  const uint4 value = load_shared_16(address);
+  words[0] = value.x, words[1] = value.y, words[2] = value.z, words[3] = value.w;
+}
+
+__device__ __forceinline__ void store_shared_16(uint32_t address, uint4 value) {
+  asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(value.x),
+               "r"(value.y), "r"(value.z), "r"(value.w)
+               : "memory");
 }
 
 }  // namespace kv8::ptx

@@ -142,6 +142,8 @@ Result<PreparedPrefill> prepare_prefill(const PrefillArgs& a, const KernelEntry&
   return prepared;
 }
 
+std::string PreparedPrefill::description() const { return to_string(entry_.shape); }
+
 Status PreparedPrefill::launch(CUstream_st* stream) const {
   if (grid_ == 0) return {};  // no query rows
   void* arguments[] = {const_cast<std::byte*>(params_.data())};

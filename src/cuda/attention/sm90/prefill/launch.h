@@ -3,6 +3,7 @@
 
 #include <array>
 #include <cstddef>
+#include <string>
 
 #include "base/result.h"
 #include "cuda/attention/sm90/prefill/kernel_shape.h"
@@ -17,7 +18,7 @@ class PreparedPrefill {
  public:
   /// Enqueues the kernel on `stream` (null: the default stream).
   Status launch(CUstream_st* stream) const;
-  const KernelShape& shape() const { return entry_.shape; }
+  std::string description() const;
 
  private:
   friend Result<PreparedPrefill> prepare_prefill(const PrefillArgs&, const KernelEntry&);
