@@ -7,6 +7,8 @@ namespace kv8::runtime {
 namespace {
 
 constexpr std::size_t kMaxUnfinished = 4096;
+/// Lines that are taken in between two steps: a flood must not hold up those who run.
+constexpr int kLinesPerStep = 64;
 /// How long a wait for input may take before an interrupt is noticed.
 constexpr int kWaitMs = 100;
 
@@ -20,16 +22,16 @@ class Server {
 
   Result<ServeResult> run() {
     while (true) {
-      if (!interrupted()) KV8_TRY(read());
+      if (!ended_ && !interrupted()) KV8_TRY(read());
       for (const Response& response : runner_.step()) KV8_TRY(answer(response));
       if ((ended_ || interrupted()) && runner_.num_unfinished() == 0) return result_;
     }
   }
 
  private:
-  /// Takes in all lines that are there; waits for one only when there is nothing else to do.
+  /// Takes in lines that are there; waits for one only when there is nothing else to do.
   Status read() {
-    while (!ended_ && runner_.num_unfinished() < kMaxUnfinished) {
+    for (int i = 0; i < kLinesPerStep && runner_.num_unfinished() < kMaxUnfinished; ++i) {
       const LineReader::Line line =
           KV8_TRY(lines_.next(runner_.num_unfinished() == 0 ? kWaitMs : 0));
       switch (line.kind) {
@@ -37,7 +39,7 @@ class Server {
           return {};
         case LineReader::Kind::kEnd:
           ended_ = true;
-          break;
+          return {};
         case LineReader::Kind::kTooLong:
           take(parser_.broken(bad_input("the line is longer than {} bytes", kMaxRequestLine)));
           break;
