@@ -23,6 +23,8 @@ Result<std::int64_t> page_memory(std::string_view backend, const Plan& plan,
   return cpu::cpu_page_memory(plan, options);
 }
 
+bool has_own_memory(std::string_view backend) { return backend == "cuda"; }
+
 std::int32_t default_prefill_chunk(std::string_view backend) {
   return backend == "cuda" ? 2048 : 256;
 }

@@ -25,6 +25,10 @@ Result<std::unique_ptr<Backend>> make_backend(std::string_view backend, const Pl
 Result<std::int64_t> page_memory(std::string_view backend, const Plan& plan,
                                  const BackendOptions& options);
 
+/// Whether page_memory is memory of the backend's own, which a pool may take whole. The CPU's is
+/// everybody's.
+bool has_own_memory(std::string_view backend);
+
 /// Prompt tokens of a step that keep the backend's matrix products busy.
 std::int32_t default_prefill_chunk(std::string_view backend);
 

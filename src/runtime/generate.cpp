@@ -25,6 +25,24 @@ std::int32_t prefill_chunk(const exec::Engine& engine, const RunnerOptions& opti
                                    : exec::default_prefill_chunk(engine.config().builder.backend);
 }
 
+/// As many pages as the engine was built for. Where the build did not say how much memory, and
+/// there is less on the device, as many as fit.
+Result<std::int32_t> pool_pages(const exec::Engine& engine, const BackendOptions& options) {
+  const exec::BuilderConfig& builder = engine.config().builder;
+  const std::int32_t wanted = KV8_TRY(exec::kv_pool_pages(builder, engine.plan()));
+  if (builder.kv_cache_memory > 0 || !exec::has_own_memory(builder.backend)) return wanted;
+  const std::int64_t page_bytes = engine.plan().kv_bytes_per_token() * kPageTokens;
+  const std::int64_t memory = KV8_TRY(engine.page_memory(options));
+  const std::int64_t fitting = std::min<std::int64_t>(wanted, memory / page_bytes);
+  if (fitting < pages_for_tokens(builder.max_input_len)) {
+    return capacity_error(
+        "{} bytes of memory are left for the KV cache, {} tokens; the engine was built for prompts "
+        "of {} tokens (max_input_len)",
+        memory, fitting * kPageTokens, builder.max_input_len);
+  }
+  return static_cast<std::int32_t>(fitting);
+}
+
 SchedulerOptions scheduler_options(const RunnerParts& parts, const RunnerOptions& options) {
   const exec::EngineConfig& config = parts.engine->config();
   SchedulerOptions result;
@@ -238,15 +256,15 @@ Result<std::unique_ptr<Runner>> Runner::open(const std::filesystem::path& engine
   std::unique_ptr<exec::Engine> engine = KV8_TRY(exec::Engine::load(engine_dir));
   text::Tokenizer tokenizer = KV8_TRY(text::Tokenizer::load(engine_dir));
   std::optional<text::ChatTemplate> chat_template = KV8_TRY(open_chat_template(engine_dir));
-  const std::int32_t pages = KV8_TRY(exec::kv_pool_pages(engine->config().builder, engine->plan()));
   const std::int64_t sequences = engine->config().builder.max_batch_size;
   const std::int64_t rows = prefill_chunk(*engine, options) + sequences;
-  std::unique_ptr<Backend> backend =
-      KV8_TRY(engine->open_backend({.num_threads = options.num_threads,
-                                    .num_pages = pages,
-                                    .max_rows = rows,
-                                    .max_logits_rows = sequences,
-                                    .max_sequences = sequences}));
+  BackendOptions backend_options;
+  backend_options.num_threads = options.num_threads;
+  backend_options.max_rows = rows;
+  backend_options.max_logits_rows = sequences;
+  backend_options.max_sequences = sequences;
+  backend_options.num_pages = KV8_TRY(pool_pages(*engine, backend_options));
+  std::unique_ptr<Backend> backend = KV8_TRY(engine->open_backend(backend_options));
   return create(
       {std::move(engine), std::move(backend), std::move(tokenizer), std::move(chat_template)},
       options);
