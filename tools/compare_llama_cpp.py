@@ -128,13 +128,16 @@ class LlamaCpp:
 def run_kv8(args) -> dict:
     """Both caches' rows of one `kv8 bench model` run, by KV type."""
     words = [str(args.kv8), "bench", "model", "--backend", "cpu", "--checkpointDir", str(args.model),
-             "--promptTokens", str(args.prefill), "--decodeTokens", str(args.decode),
+             "--promptTokens", str(args.prefill), "--batch", "1",
+             "--context", str(args.prefill + args.decode), "--decodeTokens", str(args.decode),
              "--threads", str(args.threads), "--repeats", "1", "--json", "-"]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise SystemExit(f"{' '.join(words)}: exit status {done.returncode}\n{done.stderr.strip()}")
-    return {row["kv_dtype"]: {k: row[k]["median"] for k in ("prefill_tokens_per_s", "decode_tokens_per_s")}
-            for row in json.loads(done.stdout)["rows"]}
+    rates = {}
+    for row in json.loads(done.stdout)["rows"]:
+        rates.setdefault(row["kv_dtype"], {})[f"{row['phase']}_tokens_per_s"] = row["tokens_per_s"]
+    return rates
 
 
 def cpu_name() -> str:

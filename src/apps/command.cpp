@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <filesystem>
 #include <new>
 
 namespace kv8::apps {
@@ -15,6 +16,13 @@ constexpr int kExitUsage = 2;
 int report(const Error& error) {
   fmt::print(stderr, "kv8: error: {}\n", error.message);
   return error.code == ErrorCode::kUsage ? kExitUsage : kExitFailure;
+}
+
+/// The program without its folder, and its arguments.
+std::string command_line(int argc, char** argv) {
+  std::string line = std::filesystem::path(argv[0]).filename().string();
+  for (int i = 1; i < argc; ++i) line += fmt::format(" {}", argv[i]);
+  return line;
 }
 
 }  // namespace
@@ -51,7 +59,7 @@ int run_program(CLI::App& app, int argc, char** argv, const Action& action) {
     return app.exit(failure) == 0 ? 0 : kExitUsage;
   }
   install_interrupt_handler();
-  Terminal terminal;
+  Terminal terminal(command_line(argc, argv));
   try {
     const Status status = action(terminal);
     terminal.end();

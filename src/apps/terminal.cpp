@@ -25,7 +25,8 @@ constexpr int kBarWidth = 30;
 
 }  // namespace
 
-Terminal::Terminal() : is_terminal_(::isatty(STDERR_FILENO) != 0) {}
+Terminal::Terminal(std::string command)
+    : command_(std::move(command)), is_terminal_(::isatty(STDERR_FILENO) != 0) {}
 
 Reporter Terminal::reporter() {
   return {[this](LogLevel level, std::string_view line) { print_line(level, line); }, this};

@@ -12,7 +12,9 @@ namespace kv8::apps {
 /// standard error is a terminal, else as a line every tenth of the way, but at most every 2 s.
 class Terminal : public ProgressSink {
  public:
-  Terminal();
+  /// `command`: the command line as typed, for results that say where they come from.
+  explicit Terminal(std::string command);
+  const std::string& command() const { return command_; }
   Reporter reporter();
 
   void begin(std::string_view label, std::int64_t total, std::string_view unit) override;
@@ -23,6 +25,7 @@ class Terminal : public ProgressSink {
   void print_line(LogLevel level, std::string_view line);
   void draw(std::int64_t done, bool last);
 
+  std::string command_;
   bool is_terminal_;
   bool bar_shown_ = false;
   std::string label_, unit_;

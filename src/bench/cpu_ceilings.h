@@ -5,12 +5,9 @@
 #include <string>
 #include <vector>
 
-namespace kv8::bench {
+#include "bench/model_work.h"
 
-/// One matrix product: [rows, in] x [in, out].
-struct GemmShape {
-  std::int64_t rows = 0, in = 0, out = 0;
-};
+namespace kv8::bench {
 
 /// Seconds that reading `bytes` once from memory (or cache, if they fit) takes with `threads`
 /// threads: the best of a few passes of a plain vector sum.

@@ -1,101 +1,211 @@
 #include "bench/model_bench.h"
 
 #include <algorithm>
-#include <chrono>
+#include <optional>
 #include <thread>
 
-#include "bench/cpu_ceilings.h"
-#include "exec/sequence.h"
+#include "bench/geometry.h"
+#include "bench/model_candidate.h"
+#include "bench/model_ceilings.h"
+#include "exec/backends.h"
 #include "io/checkpoint.h"
 
 namespace kv8::bench {
 namespace {
 
-using Clock = std::chrono::steady_clock;
+/// Rows of the products that the GEMM rate is measured on, where no prompt says how many.
+constexpr std::int64_t kDefaultGemmRows = 512;
 
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
+Result<io::Checkpoint> open_model(const ModelBenchOptions& options) {
+  if (options.geometry.empty()) {
+    const io::Checkpoint whole = KV8_TRY(io::Checkpoint::open(options.checkpoint_dir));
+    return options.layers > 0 ? whole.first_layers(options.layers) : Result(whole);
+  }
+  const io::ModelConfig config = KV8_TRY(geometry_config(options.geometry, options.layers));
+  return random_checkpoint(config, options.weight_dtype);
 }
 
-/// One engine in memory with a backend and pages for one sequence.
-struct Candidate {
-  std::string kv_dtype;
-  std::unique_ptr<exec::Engine> engine;
-  std::unique_ptr<Backend> backend;
-  std::vector<double> prefill_rates, decode_rates;
+CandidateRoom room_for(const ModelBenchOptions& options, std::span<const ModelPoint> points) {
+  CandidateRoom room{options.backend, options.num_threads};
+  for (const ModelPoint& point : points) {
+    room.pages = std::max(room.pages, pages_of(point));
+    room.rows = std::max(room.rows, rows_of(point));
+    room.sequences = std::max(room.sequences, sequences_of(point));
+    room.context = std::max({room.context, point.context, point.chunk_tokens});
+  }
+  return room;
+}
+
+/// One point with one cache while it is measured.
+struct Measurement {
+  ModelPoint point;
+  Candidate* candidate;
+  Workload work;
+  std::vector<double> ms = {};
 };
 
-Result<Candidate> open_candidate(const ModelBenchOptions& options, bool kv_fp8, int threads) {
-  const std::int64_t tokens = options.prompt_tokens + options.decode_tokens;
-  exec::BuilderConfig config;
-  config.max_input_len = static_cast<std::int32_t>(options.prompt_tokens);
-  config.max_kv_cache_capacity = static_cast<std::int32_t>(tokens);
-  config.max_batch_size = 1;
-  Candidate candidate;
-  candidate.kv_dtype = kv_fp8 ? "fp8" : "fp16";
-  candidate.engine = KV8_TRY(exec::Engine::from_checkpoint(options.checkpoint_dir, kv_fp8, config));
-  candidate.backend = KV8_TRY(candidate.engine->open_backend(
-      {.num_threads = threads,
-       .num_pages = static_cast<std::int32_t>(pages_for_tokens(tokens)),
-       .max_rows = options.prompt_tokens,
-       .max_logits_rows = 1,
-       .max_sequences = 1}));
-  return candidate;
-}
+class ModelBench {
+ public:
+  ModelBench(const ModelBenchOptions& options, const Reporter& reporter)
+      : options_(options), reporter_(reporter) {}
 
-/// The same prompt for every candidate; which ids they are does not change the work.
-std::vector<std::int32_t> make_prompt(const ModelBenchOptions& options, std::int32_t vocab_size) {
-  std::vector<std::int32_t> ids(static_cast<std::size_t>(options.prompt_tokens));
-  for (std::size_t i = 0; i < ids.size(); ++i) {
-    ids[i] = static_cast<std::int32_t>((i * 2654435761u) % static_cast<std::uint32_t>(vocab_size));
-  }
-  return ids;
-}
-
-Status measure_once(Candidate& candidate, const ModelBenchOptions& options) {
-  const exec::Engine& engine = *candidate.engine;
-  exec::KvPool pool(candidate.backend->num_pages());
-  exec::Sequence sequence(pool);
-  const auto prompt = make_prompt(options, engine.config().vocab_size);
-  std::vector<float> logits;
-  const auto prefill_start = Clock::now();
-  KV8_TRY(exec::run_prefill(engine, *candidate.backend, sequence, prompt,
-                            static_cast<std::int32_t>(prompt.size()), exec::StepItem::Logits::kLast,
-                            logits));
-  candidate.prefill_rates.push_back(static_cast<double>(prompt.size()) /
-                                    seconds_since(prefill_start));
-  const auto decode_start = Clock::now();
-  for (std::int64_t i = 0; i < options.decode_tokens; ++i) {
-    const std::int32_t token = prompt[static_cast<std::size_t>(i) % prompt.size()];
-    exec::StepItem item{&sequence, std::span(&token, 1), exec::StepItem::Logits::kLast};
-    KV8_TRY(exec::run_step(engine, *candidate.backend, std::span(&item, 1), logits));
-  }
-  candidate.decode_rates.push_back(static_cast<double>(options.decode_tokens) /
-                                   seconds_since(decode_start));
-  return {};
-}
-
-/// The plan's matrix products for a prompt: all rows, but one for the products after SelectRows.
-std::vector<GemmShape> gemm_shapes(const Plan& plan, std::int64_t rows) {
-  std::vector<GemmShape> shapes;
-  for (const Step& step : plan.steps) {
-    if (std::holds_alternative<SelectRowsStep>(step)) rows = 1;
-    if (const auto* linear = std::get_if<LinearStep>(&step)) {
-      const Shape& shape = plan.weights[static_cast<std::size_t>(linear->weight)].shape;
-      shapes.push_back({rows, shape[1], shape[0]});
+  Result<ModelBenchResult> run() {
+    KV8_TRY(exec::backend_architecture(options_.backend));
+    const io::Checkpoint checkpoint = KV8_TRY(open_model(options_));
+    KV8_TRY(describe(checkpoint));
+    std::vector<bool> caches = {false};
+    if (checkpoint.quantization().kv_cache_fp8) caches.push_back(true);
+    if (!options_.points.empty()) KV8_TRY(measure_points(checkpoint, caches));
+    for (const bool kv_fp8 : caches) {
+      if (!options_.full_memory_contexts.empty()) KV8_TRY(measure_full(checkpoint, kv_fp8));
     }
+    for (ModelBenchRow& row : result_.rows) row.roofline = roofline_of(row.work, result_.ceilings);
+    return std::move(result_);
   }
-  return shapes;
-}
 
-double flop_of(const std::vector<GemmShape>& shapes) {
-  double flop = 0;
-  for (const GemmShape& s : shapes) {
-    flop +=
-        2.0 * static_cast<double>(s.rows) * static_cast<double>(s.in) * static_cast<double>(s.out);
+ private:
+  /// Fills in what holds for all rows; the ceilings too, before the model takes the memory.
+  Status describe(const io::Checkpoint& checkpoint) {
+    threads_ = options_.num_threads > 0 ? options_.num_threads
+                                        : static_cast<int>(std::thread::hardware_concurrency());
+    const std::string folder = options_.checkpoint_dir.filename().string();
+    result_.model = options_.geometry.empty() ? folder : options_.geometry;
+    result_.backend = options_.backend;
+    const auto engine = KV8_TRY(exec::Engine::from_checkpoint(checkpoint, false, {}));
+    const Plan& plan = engine->plan();
+    result_.machine = KV8_TRY(machine_name(options_.backend, threads_));
+    result_.weight_bytes = weight_bytes(plan);
+    weight_dtype_ = plan.model_dtype;
+    result_.weight_dtype = weight_dtype_ == DType::kBF16 ? "bf16" : "fp16";
+    std::int64_t rows = 0;
+    for (const ModelPoint& point : options_.points) {
+      if (point.phase == Phase::kPrefill) rows = std::max(rows, rows_of(point));
+    }
+    gemms_ = gemm_shapes(plan, rows > 0 ? rows : kDefaultGemmRows, 1);
+    return measure_ceilings_again();
   }
-  return flop;
-}
+
+  /// The best so far: on a shared machine, other programs only ever lower a measured rate.
+  Status measure_ceilings_again() {
+    const Ceilings now = KV8_TRY(
+        measure_ceilings(options_.backend, gemms_, weight_dtype_, result_.weight_bytes, threads_));
+    Ceilings& best = result_.ceilings;
+    best.read_bytes_per_s = std::max(best.read_bytes_per_s, now.read_bytes_per_s);
+    best.flop_per_s = std::max(best.flop_per_s, now.flop_per_s);
+    return {};
+  }
+
+  Status measure_points(const io::Checkpoint& checkpoint, const std::vector<bool>& caches) {
+    const CandidateRoom room = room_for(options_, options_.points);
+    std::vector<Candidate> candidates;
+    for (const bool kv_fp8 : caches) {
+      Result<Candidate> candidate = Candidate::open(checkpoint, kv_fp8, room);
+      const bool too_large =
+          !candidate.ok() && candidate.error().code == ErrorCode::kCapacity && !candidates.empty();
+      if (too_large) {
+        reporter_.warn("memory does not hold both caches: measuring one after the other");
+        KV8_TRY(measure(candidates, options_.points, false));
+        candidates.clear();
+        candidate = Candidate::open(checkpoint, kv_fp8, room);
+      }
+      candidates.push_back(KV8_TRY(std::move(candidate)));
+    }
+    return measure(candidates, options_.points, false);
+  }
+
+  Status measure_full(const io::Checkpoint& checkpoint, bool kv_fp8) {
+    const auto [shortest, longest] = std::ranges::minmax(options_.full_memory_contexts);
+    CandidateRoom room{options_.backend, options_.num_threads};
+    room.context = longest;
+    std::vector<Candidate> candidates;
+    candidates.push_back(KV8_TRY(
+        Candidate::open_full(checkpoint, kv_fp8, room, options_.kv_cache_memory, shortest)));
+    std::vector<ModelPoint> points;
+    for (const std::int64_t context : options_.full_memory_contexts) {
+      const std::int64_t pages = candidates.front().backend().num_pages();
+      points.push_back({Phase::kDecode, pages / pages_for_tokens(context), context});
+    }
+    return measure(candidates, points, true);
+  }
+
+  /// Fills the candidates' caches, times every point with each of them in turn, and adds rows.
+  Status measure(std::vector<Candidate>& candidates, const std::vector<ModelPoint>& points,
+                 bool full_memory) {
+    std::vector<Measurement> measurements;
+    for (Candidate& candidate : candidates) {
+      reporter_.info(fmt::format("filling {} KV pages, {}", candidate.backend().num_pages(),
+                                 candidate.kv_dtype()));
+      KV8_TRY(candidate.fill_cache());
+    }
+    for (const ModelPoint& point : points) {
+      for (Candidate& candidate : candidates) {
+        measurements.push_back(
+            {point, &candidate,
+             make_workload(point, options_.decode_steps, candidate.backend().num_pages(),
+                           candidate.plan().vocab_size)});
+      }
+    }
+    ProgressSink* progress = reporter_.progress;
+    const auto count = static_cast<std::int64_t>(measurements.size());
+    if (progress) progress->begin("measuring", count * (options_.repeats + 1), "pieces");
+    const Status status = measure_rounds(measurements, progress);
+    if (progress) progress->end();
+    if (!status.ok()) return status;
+    for (Measurement& measurement : measurements) {
+      ModelBenchRow& row = result_.rows.emplace_back();
+      row.full_memory = full_memory;
+      row.alternating = candidates.size() > 1;
+      KV8_TRY(fill_row(measurement, row));
+    }
+    return {};
+  }
+
+  Status measure_rounds(std::vector<Measurement>& measurements, ProgressSink* progress) {
+    std::int64_t done = 0;
+    for (int round = 0; round <= options_.repeats; ++round) {  // round 0 warms up
+      if (options_.backend == "cpu") KV8_TRY(measure_ceilings_again());
+      for (Measurement& m : measurements) {
+        for (const TimedCalls& piece : m.work.pieces) {
+          if (interrupted()) return Error{ErrorCode::kCancelled, "interrupted"};
+          const double ms = KV8_TRY(m.candidate->time(piece));
+          if (round > 0) m.ms.push_back(ms);
+        }
+        if (progress) progress->advance(++done);
+      }
+    }
+    return {};
+  }
+
+  Status fill_row(Measurement& measurement, ModelBenchRow& row) {
+    Candidate& candidate = *measurement.candidate;
+    row.point = measurement.point;
+    row.kv_dtype = candidate.kv_dtype();
+    row.kv_bytes_per_token = candidate.plan().kv_bytes_per_token();
+    row.ms = spread_of(std::move(measurement.ms));
+    std::size_t tokens = 0;
+    for (const TimedCalls& piece : measurement.work.pieces) {
+      for (const Call& call : piece) {
+        tokens += call.tokens.size();
+        row.work.add(work_of(candidate.plan(), call.sequences,
+                             static_cast<std::int64_t>(call.logits_rows.size()),
+                             candidate.attention_speed()));
+      }
+    }
+    const auto pieces = static_cast<double>(measurement.work.pieces.size());
+    row.work.divide_by(pieces);
+    row.tokens_per_s = static_cast<double>(tokens) / pieces / row.ms.median * 1e3;
+    if (!options_.split_kernels) return {};
+    row.split = KV8_TRY(split_by_kernel(candidate, measurement.work.pieces));
+    return {};
+  }
+
+  const ModelBenchOptions& options_;
+  const Reporter& reporter_;
+  int threads_ = 0;
+  DType weight_dtype_ = DType::kF16;
+  std::vector<GemmShape> gemms_;
+  ModelBenchResult result_;
+};
 
 }  // namespace
 
@@ -109,55 +219,16 @@ Spread spread_of(std::vector<double> samples) {
   return {at(0.5), at(0.1), at(0.9)};
 }
 
-Result<ModelBenchResult> bench_model_cpu(const ModelBenchOptions& options,
-                                         const Reporter& reporter) {
-  const io::Checkpoint checkpoint = KV8_TRY(io::Checkpoint::open(options.checkpoint_dir));
-  ModelBenchResult result;
-  result.threads = options.num_threads > 0 ? options.num_threads
-                                           : static_cast<int>(std::thread::hardware_concurrency());
-  result.machine = machine_text(result.threads);
-  result.prompt_tokens = options.prompt_tokens;
-  result.decode_tokens = options.decode_tokens;
+Result<ModelBenchResult> bench_model(const ModelBenchOptions& options, const Reporter& reporter) {
+  return ModelBench(options, reporter).run();
+}
 
-  std::vector<Candidate> candidates;
-  candidates.push_back(KV8_TRY(open_candidate(options, false, result.threads)));
-  if (checkpoint.quantization().kv_cache_fp8) {
-    candidates.push_back(KV8_TRY(open_candidate(options, true, result.threads)));
+const ModelBenchRow* find_row(const ModelBenchResult& result, Phase phase,
+                              std::string_view kv_dtype) {
+  for (const ModelBenchRow& row : result.rows) {
+    if (row.point.phase == phase && row.kv_dtype == kv_dtype) return &row;
   }
-  const Plan& plan = candidates.front().engine->plan();
-  result.weight_bytes = weight_bytes(plan);
-  const auto shapes = gemm_shapes(plan, options.prompt_tokens);
-
-  ProgressSink* progress = reporter.progress;
-  if (progress) progress->begin("measure", options.repeats, "rounds");
-  double gemm_seconds = 1e30, read_seconds = 1e30;
-  for (int round = 0; round <= options.repeats; ++round) {  // round 0 warms up
-    gemm_seconds = std::min(gemm_seconds, seconds_for_gemms(shapes, result.threads));
-    read_seconds = std::min(read_seconds, seconds_to_read(result.weight_bytes, result.threads));
-    for (Candidate& candidate : candidates) {
-      KV8_TRY(measure_once(candidate, options));
-      if (interrupted()) return Error{ErrorCode::kCancelled, "interrupted"};
-    }
-    if (progress) progress->advance(round);
-  }
-  if (progress) progress->end();
-
-  result.gemm_gflops = flop_of(shapes) / gemm_seconds * 1e-9;
-  result.read_gb_per_s = static_cast<double>(result.weight_bytes) / read_seconds * 1e-9;
-  for (Candidate& candidate : candidates) {
-    candidate.prefill_rates.erase(candidate.prefill_rates.begin());
-    candidate.decode_rates.erase(candidate.decode_rates.begin());
-    ModelBenchRow row;
-    row.kv_dtype = candidate.kv_dtype;
-    row.prefill_tokens_per_s = spread_of(candidate.prefill_rates);
-    row.decode_tokens_per_s = spread_of(candidate.decode_rates);
-    row.prefill_of_gemm =
-        gemm_seconds * row.prefill_tokens_per_s.median / static_cast<double>(options.prompt_tokens);
-    row.decode_of_bandwidth = read_seconds * row.decode_tokens_per_s.median;
-    row.kv_bytes_per_token = candidate.engine->plan().kv_bytes_per_token();
-    result.rows.push_back(row);
-  }
-  return result;
+  return nullptr;
 }
 
 }  // namespace kv8::bench

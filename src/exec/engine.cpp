@@ -14,14 +14,27 @@
 namespace kv8::exec {
 namespace {
 
+/// Whether the parts are one piece of memory already.
+bool are_adjacent(const std::vector<TensorView>& parts) {
+  for (std::size_t i = 1; i < parts.size(); ++i) {
+    const std::span<const std::byte> before = parts[i - 1].bytes;
+    const bool follows = before.data() + before.size() == parts[i].bytes.data();
+    if (!follows || parts[i].owner != parts[0].owner) return false;
+  }
+  return true;
+}
+
 /// Gives a weight one part that is aligned to its elements, as in an engine file.
 void join_parts(PlanWeight& weight) {
   const TensorView& first = weight.parts[0];
   const bool aligned =
       reinterpret_cast<std::uintptr_t>(first.bytes.data()) % dtype_size(weight.dtype) == 0;
-  if (weight.parts.size() == 1 && aligned) return;
   std::size_t total = 0;
   for (const TensorView& part : weight.parts) total += part.bytes.size();
+  if (aligned && are_adjacent(weight.parts)) {
+    weight.parts = {{weight.dtype, weight.shape, {first.bytes.data(), total}, first.owner}};
+    return;
+  }
   const auto memory = std::make_shared<Buffer>(total);
   std::byte* out = memory->data();
   for (const TensorView& part : weight.parts) {
@@ -72,11 +85,16 @@ Result<std::unique_ptr<Engine>> Engine::load(const std::filesystem::path& dir) {
 Result<std::unique_ptr<Engine>> Engine::from_checkpoint(const std::filesystem::path& dir,
                                                         bool kv_fp8, const BuilderConfig& config) {
   const io::Checkpoint checkpoint = KV8_TRY(io::Checkpoint::open(dir));
+  return from_checkpoint(checkpoint, kv_fp8, config);
+}
+
+Result<std::unique_ptr<Engine>> Engine::from_checkpoint(const io::Checkpoint& checkpoint,
+                                                        bool kv_fp8, const BuilderConfig& config) {
   const models::DecoderOptions options = KV8_TRY(decoder_options(checkpoint, kv_fp8));
   const graph::Graph graph = KV8_TRY(models::build_decoder_graph(checkpoint, options));
 
   auto engine = std::make_unique<Engine>();
-  engine->dir_ = dir;
+  engine->dir_ = checkpoint.dir();
   engine->config_ = engine_config_from_model(checkpoint.config(), kv_fp8, config);
   engine->plan_ = KV8_TRY(plan_graph(graph, {config.q_dtype}));
   KV8_TRY(check_plan_fits(engine->plan_, engine->config_, Reporter{}));

@@ -9,6 +9,7 @@
 #include "base/progress.h"
 #include "graph/backend.h"
 #include "graph/plan.h"
+#include "io/checkpoint.h"
 
 namespace kv8::exec {
 
@@ -66,6 +67,8 @@ class Engine {
   /// An engine in memory from a checkpoint, without any file: calibration and evaluation.
   /// `kv_fp8` false gives FP16 caches whatever the checkpoint's metadata says.
   static Result<std::unique_ptr<Engine>> from_checkpoint(const std::filesystem::path& dir,
+                                                         bool kv_fp8, const BuilderConfig& config);
+  static Result<std::unique_ptr<Engine>> from_checkpoint(const io::Checkpoint& checkpoint,
                                                          bool kv_fp8, const BuilderConfig& config);
 
   const EngineConfig& config() const { return config_; }

@@ -148,6 +148,27 @@ Result<Checkpoint> Checkpoint::open(const fs::path& dir) {
   return checkpoint;
 }
 
+Checkpoint Checkpoint::in_memory(std::string name, ModelConfig config,
+                                 QuantizationInfo quantization, TensorMap tensors) {
+  Checkpoint checkpoint;
+  checkpoint.dir_ = std::move(name);
+  checkpoint.config_ = std::move(config);
+  checkpoint.quantization_ = std::move(quantization);
+  for (const auto& [tensor, view] : tensors) checkpoint.names_.push_back(tensor);
+  checkpoint.tensors_ = std::move(tensors);
+  return checkpoint;
+}
+
+Result<Checkpoint> Checkpoint::first_layers(std::int32_t count) const {
+  if (count < 1 || count > config_.num_layers) {
+    return usage_error("{}: {} layers asked for, the model has {}", dir_.string(), count,
+                       config_.num_layers);
+  }
+  Checkpoint cut = *this;
+  cut.config_.num_layers = count;
+  return cut;
+}
+
 bool Checkpoint::has(std::string_view tensor) const { return tensors_.contains(tensor); }
 
 Result<TensorView> Checkpoint::tensor(std::string_view name) const {

@@ -34,6 +34,12 @@ class Checkpoint {
   /// KV caches quantized in any other way than plain FP8, are refused by name.
   static Result<Checkpoint> open(const std::filesystem::path& dir);
 
+  /// A checkpoint without files: `name` stands for the folder in messages.
+  static Checkpoint in_memory(std::string name, ModelConfig config, QuantizationInfo quantization,
+                              std::map<std::string, TensorView, std::less<>> tensors);
+  /// The same model cut off behind its first `count` layers (1 to num_layers).
+  Result<Checkpoint> first_layers(std::int32_t count) const;
+
   const std::filesystem::path& dir() const { return dir_; }
   const ModelConfig& config() const { return config_; }
   const QuantizationInfo& quantization() const { return quantization_; }

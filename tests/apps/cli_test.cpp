@@ -165,11 +165,36 @@ TEST_F(Chain, EvalComparesTheCaches) {
 TEST_F(Chain, BenchMeasuresBothCaches) {
   const Outcome outcome =
       run({"kv8", "bench", "model", "--backend", "cpu", "--checkpointDir", path("quantized"),
-           "--promptTokens", "32", "--decodeTokens", "4", "--repeats", "1", "--json", "-"});
+           "--promptTokens", "32", "--batch", "1,2", "--context", "36", "--decodeTokens", "4",
+           "--repeats", "1", "--json", "-"});
   ASSERT_EQ(outcome.status, 0) << describe(outcome);
   const Json bench = parse_json(outcome.out, "bench").value();
-  ASSERT_EQ(bench["rows"].size(), 2u);
-  EXPECT_EQ(bench["rows"][1]["kv_dtype"], "fp8");
+  EXPECT_THAT(bench["command"].get<std::string>(), HasSubstr("kv8 bench model --backend cpu"));
+  ASSERT_EQ(bench["rows"].size(), 6u);
+  EXPECT_EQ(bench["rows"][0]["phase"], "prefill");
+  const Json& row = bench["rows"][5];
+  EXPECT_EQ(row["geometry"], "quantized");
+  EXPECT_EQ(row["phase"], "decode");
+  EXPECT_EQ(row["batch"], 2);
+  EXPECT_EQ(row["context"], 36);
+  EXPECT_EQ(row["weight_dtype"], "fp16");
+  EXPECT_EQ(row["kv_dtype"], "fp8");
+  for (const char* key : {"ms", "ms_p10", "ms_p90", "tokens_per_s", "roofline_fraction"}) {
+    EXPECT_GT(row[key].get<double>(), 0.0) << key;
+  }
+}
+
+TEST_F(Chain, BenchRefusesWhatCannotBeMeant) {
+  const auto bench = [](std::vector<std::string> arguments) {
+    arguments.insert(arguments.begin(), {"kv8", "bench", "model"});
+    return run(arguments);
+  };
+  const Outcome neither = bench({});
+  EXPECT_EQ(neither.status, 2);
+  EXPECT_THAT(neither.err, HasSubstr("--checkpointDir or --geometry"));
+  const Outcome lists = bench({"--geometry", "qwen3-8b", "--batch", "1,2", "--context", "1,2,3"});
+  EXPECT_EQ(lists.status, 2);
+  EXPECT_THAT(lists.err, HasSubstr("--batch has 2 values and --context 3"));
 }
 
 TEST_F(Chain, MalformedRequestFileNamesLineAndColumn) {

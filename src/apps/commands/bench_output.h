@@ -8,7 +8,9 @@
 
 namespace kv8::apps {
 
-Json model_bench_json(const bench::ModelBenchResult& result);
+/// `rows` have geometry, phase, batch, context, weight_dtype, kv_dtype, ms, tokens_per_s,
+/// roofline_fraction and more: docs/benchmarks.md.
+Json model_bench_json(const bench::ModelBenchResult& result, const std::string& command);
 std::string model_bench_table(const bench::ModelBenchResult& result);
 
 /// Writes to the file, or to standard output for "-".

@@ -52,13 +52,30 @@ void print_accuracy(const eval::EvalResult& accuracy) {
   print_row("same best token", "", fmt::format("{:.1f}%", 100 * accuracy.top1_agreement), "");
 }
 
-void add_speed(const bench::ModelBenchResult& speed, Json& json) {
-  const bench::ModelBenchRow& fp16 = speed.rows.front();
-  const bench::ModelBenchRow& fp8 = speed.rows.back();
-  const double prefill16 = fp16.prefill_tokens_per_s.median,
-               prefill8 = fp8.prefill_tokens_per_s.median;
-  const double decode16 = fp16.decode_tokens_per_s.median, decode8 = fp8.decode_tokens_per_s.median;
-  print_row(fmt::format("prefill tokens/s, {} tokens", speed.prompt_tokens),
+constexpr std::int64_t kSpeedPrompt = 512, kSpeedSteps = 64;
+
+bench::ModelBenchOptions speed_options(const EvalFlags& flags) {
+  bench::ModelBenchOptions options;
+  options.checkpoint_dir = flags.checkpoint;
+  options.repeats = 3;
+  options.num_threads = flags.options.num_threads;
+  options.decode_steps = kSpeedSteps;
+  options.points = {{bench::Phase::kPrefill, 1, kSpeedPrompt, kSpeedPrompt},
+                    {bench::Phase::kDecode, 1, kSpeedPrompt + kSpeedSteps}};
+  return options;
+}
+
+void add_speed(const bench::ModelBenchResult& speed, const std::string& command, Json& json) {
+  const auto rate = [&speed](bench::Phase phase, std::string_view kv_dtype) {
+    const bench::ModelBenchRow* row = bench::find_row(speed, phase, kv_dtype);
+    KV8_CHECK(row != nullptr, "no {} row with a cache in {}", bench::phase_name(phase), kv_dtype);
+    return row->tokens_per_s;
+  };
+  const double prefill16 = rate(bench::Phase::kPrefill, "fp16");
+  const double prefill8 = rate(bench::Phase::kPrefill, "fp8");
+  const double decode16 = rate(bench::Phase::kDecode, "fp16");
+  const double decode8 = rate(bench::Phase::kDecode, "fp8");
+  print_row(fmt::format("prefill tokens/s, {} tokens", kSpeedPrompt),
             fmt::format("{:.0f}", prefill16), fmt::format("{:.0f}", prefill8),
             percent(prefill16, prefill8));
   print_row("decode tokens/s, batch 1", fmt::format("{:.1f}", decode16),
@@ -68,7 +85,7 @@ void add_speed(const bench::ModelBenchResult& speed, Json& json) {
   json["decode_tokens_per_s"] = decode8;
   json["prefill_tokens_per_s_fp16"] = prefill16;
   json["decode_tokens_per_s_fp16"] = decode16;
-  json["speed"] = model_bench_json(speed);
+  json["speed"] = model_bench_json(speed, command);
 }
 
 Status evaluate(EvalFlags& flags, Terminal& terminal) {
@@ -76,15 +93,9 @@ Status evaluate(EvalFlags& flags, Terminal& terminal) {
   const auto accuracy = KV8_TRY(eval::evaluate_kv_cache(flags.options, terminal.reporter()));
   Json json = accuracy_json(accuracy);
   std::optional<bench::ModelBenchResult> speed;
-  if (flags.speed) {
-    bench::ModelBenchOptions options;
-    options.checkpoint_dir = flags.checkpoint;
-    options.repeats = 3;
-    options.num_threads = flags.options.num_threads;
-    speed = KV8_TRY(bench::bench_model_cpu(options, terminal.reporter()));
-  }
+  if (flags.speed) speed = KV8_TRY(bench::bench_model(speed_options(flags), terminal.reporter()));
   print_accuracy(accuracy);
-  if (speed) add_speed(*speed, json);
+  if (speed) add_speed(*speed, terminal.command(), json);
   return flags.json.empty() ? Status() : write_json_output(flags.json, json);
 }
 

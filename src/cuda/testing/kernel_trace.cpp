@@ -1,0 +1,182 @@
+#include "cuda/testing/kernel_trace.h"
+
+#include <cuda_runtime_api.h>
+
+#if __has_include(<cupti.h>)
+#define KV8_HAS_CUPTI 1
+#include <cupti.h>
+#endif
+
+#include <cxxabi.h>
+#include <dlfcn.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <map>
+#include <memory>
+#include <mutex>
+
+namespace kv8::cuda_testing {
+
+std::string short_kernel_name(std::string_view demangled) {
+  // Cut at the first '<' or '(' that does not open "(anonymous namespace)".
+  constexpr std::string_view kAnonymous = "(anonymous namespace)";
+  std::size_t end = 0;
+  while (end < demangled.size() && demangled[end] != '<' && demangled[end] != '(') {
+    ++end;
+    if (demangled.substr(end).starts_with(kAnonymous)) end += kAnonymous.size();
+  }
+  std::string_view name = demangled.substr(0, end);
+  const std::size_t start = name.find_last_of(" :");
+  if (start != std::string_view::npos) name.remove_prefix(start + 1);
+  return std::string(name);
+}
+
+#if KV8_HAS_CUPTI
+namespace {
+
+struct Interval {
+  std::uint64_t begin, end;  // ns
+};
+
+/// What CUPTI has handed over so far. Its callbacks take no argument of ours and may come from a
+/// thread of its own.
+struct Recording {
+  std::mutex mutex;
+  std::map<std::string, TracedKernel> kernels;
+  std::vector<Interval> intervals;
+};
+Recording recording;
+
+constexpr std::size_t kBufferBytes = std::size_t{4} << 20;
+constexpr std::size_t kBufferAlignment = 8;
+
+void CUPTIAPI give_buffer(std::uint8_t** buffer, std::size_t* size, std::size_t* max_records) {
+  *buffer = static_cast<std::uint8_t*>(std::aligned_alloc(kBufferAlignment, kBufferBytes));
+  *size = *buffer == nullptr ? 0 : kBufferBytes;
+  *max_records = 0;
+}
+
+std::string demangled(const char* name) {
+  int status = 0;
+  const std::unique_ptr<char, void (*)(void*)> text(
+      abi::__cxa_demangle(name, nullptr, nullptr, &status), std::free);
+  return short_kernel_name(status == 0 ? text.get() : name);
+}
+
+void add(std::string name, std::uint64_t begin, std::uint64_t end) {
+  TracedKernel& kernel = recording.kernels[name];
+  kernel.name = std::move(name);
+  kernel.ms += static_cast<double>(end - begin) * 1e-6;
+  ++kernel.count;
+  recording.intervals.push_back({begin, end});
+}
+
+/// libcupti's functions, found when first needed: kv8 runs without the library.
+struct Cupti {
+  decltype(&cuptiActivityRegisterCallbacks) register_callbacks = nullptr;
+  decltype(&cuptiActivityEnable) enable = nullptr;
+  decltype(&cuptiActivityDisable) disable = nullptr;
+  decltype(&cuptiActivityFlushAll) flush = nullptr;
+  decltype(&cuptiActivityGetNextRecord) next = nullptr;
+};
+Cupti cupti;
+
+void CUPTIAPI take_buffer(CUcontext, std::uint32_t, std::uint8_t* buffer, std::size_t,
+                          std::size_t valid) {
+  const std::unique_ptr<std::uint8_t, void (*)(void*)> owned(buffer, std::free);
+  const std::scoped_lock lock(recording.mutex);
+  CUpti_Activity* record = nullptr;
+  while (valid > 0 && cupti.next(buffer, valid, &record) == CUPTI_SUCCESS) {
+    if (record->kind == CUPTI_ACTIVITY_KIND_CONCURRENT_KERNEL) {
+      const auto* kernel = reinterpret_cast<const CUpti_ActivityKernel10*>(record);
+      add(demangled(kernel->name), kernel->start, kernel->end);
+    } else if (record->kind == CUPTI_ACTIVITY_KIND_MEMCPY) {
+      const auto* copy = reinterpret_cast<const CUpti_ActivityMemcpy6*>(record);
+      add("memcpy", copy->start, copy->end);
+    } else if (record->kind == CUPTI_ACTIVITY_KIND_MEMSET) {
+      const auto* set = reinterpret_cast<const CUpti_ActivityMemset4*>(record);
+      add("memset", set->start, set->end);
+    }
+  }
+}
+
+Status load_cupti() {
+  if (cupti.next != nullptr) return {};
+  void* library = nullptr;
+  for (const char* name : {"libcupti.so.13", "libcupti.so"}) {
+    if (library == nullptr) library = dlopen(name, RTLD_NOW);
+  }
+  if (library == nullptr) {
+    return unsupported("kernels cannot be timed one by one: libcupti.so.13 was not found");
+  }
+  Cupti found;
+  const auto find = [library](const char* name, auto& function) {
+    function = reinterpret_cast<std::remove_reference_t<decltype(function)>>(dlsym(library, name));
+    return function != nullptr;
+  };
+  const bool complete =
+      find("cuptiActivityRegisterCallbacks", found.register_callbacks) &&
+      find("cuptiActivityEnable", found.enable) && find("cuptiActivityDisable", found.disable) &&
+      find("cuptiActivityFlushAll", found.flush) && find("cuptiActivityGetNextRecord", found.next);
+  if (!complete) return unsupported("libcupti.so lacks a function of the activity interface");
+  cupti = found;
+  if (cupti.register_callbacks(give_buffer, take_buffer) != CUPTI_SUCCESS) {
+    cupti = {};
+    return unsupported("CUPTI takes no callbacks: another tool may be tracing this program");
+  }
+  return {};
+}
+
+constexpr CUpti_ActivityKind kKinds[] = {CUPTI_ACTIVITY_KIND_CONCURRENT_KERNEL,
+                                         CUPTI_ACTIVITY_KIND_MEMCPY, CUPTI_ACTIVITY_KIND_MEMSET};
+
+/// Time that the intervals cover.
+double covered_ms(std::vector<Interval> intervals) {
+  std::sort(intervals.begin(), intervals.end(),
+            [](const Interval& a, const Interval& b) { return a.begin < b.begin; });
+  std::uint64_t covered = 0, until = 0;
+  for (const Interval& interval : intervals) {
+    if (interval.end <= until) continue;
+    covered += interval.end - std::max(interval.begin, until);
+    until = interval.end;
+  }
+  return static_cast<double>(covered) * 1e-6;
+}
+
+}  // namespace
+
+Result<KernelTrace> trace_kernels(const std::function<Status()>& work) {
+  KV8_TRY(load_cupti());
+  cudaDeviceSynchronize();
+  for (const CUpti_ActivityKind kind : kKinds) {
+    if (cupti.enable(kind) != CUPTI_SUCCESS) return unsupported("CUPTI cannot record kernels here");
+  }
+  {
+    const std::scoped_lock lock(recording.mutex);
+    recording.kernels.clear();
+    recording.intervals.clear();
+  }
+  const Status status = work();
+  cudaDeviceSynchronize();
+  cupti.flush(CUPTI_ACTIVITY_FLAG_FLUSH_FORCED);
+  for (const CUpti_ActivityKind kind : kKinds) cupti.disable(kind);
+  if (!status.ok()) return status.error();
+
+  const std::scoped_lock lock(recording.mutex);
+  if (recording.kernels.empty()) return unsupported("CUPTI recorded no kernels");
+  KernelTrace trace;
+  for (const auto& [name, kernel] : recording.kernels) trace.kernels.push_back(kernel);
+  trace.busy_ms = covered_ms(std::move(recording.intervals));
+  return trace;
+}
+
+#else
+
+Result<KernelTrace> trace_kernels(const std::function<Status()>&) {
+  return unsupported("kernels cannot be timed one by one: kv8 was built without CUPTI's headers");
+}
+
+#endif
+
+}  // namespace kv8::cuda_testing
