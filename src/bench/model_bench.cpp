@@ -51,6 +51,7 @@ class ModelBench {
 
   Result<ModelBenchResult> run() {
     KV8_TRY(exec::backend_architecture(options_.backend));
+    if (options_.split_kernels) KV8_TRY(can_split_kernels(options_.backend));
     const io::Checkpoint checkpoint = KV8_TRY(open_model(options_));
     KV8_TRY(describe(checkpoint));
     std::vector<bool> caches = {false};

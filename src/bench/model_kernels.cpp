@@ -116,14 +116,21 @@ std::string kernel_kind_name(KernelKind kind) {
   return kind == KernelKind::kAttention ? "attention" : "other";
 }
 
+Status can_split_kernels(std::string_view backend) {
+  if (backend == "cpu") return {};
+#if KV8_HAS_CUDA
+  return cuda_testing::load_tracing();
+#else
+  return unsupported("kernels of backend {} cannot be timed", backend);
+#endif
+}
+
 Result<KernelSplit> split_by_kernel(Candidate& candidate, const std::vector<TimedCalls>& pieces) {
   KV8_CHECK(!pieces.empty(), "nothing to watch");
-  if (candidate.on_cpu()) return split_on_cpu(candidate, pieces);
 #if KV8_HAS_CUDA
-  return split_on_gpu(candidate, pieces);
-#else
-  return unsupported("kernels of backend {} cannot be timed", candidate.backend().name());
+  if (!candidate.on_cpu()) return split_on_gpu(candidate, pieces);
 #endif
+  return split_on_cpu(candidate, pieces);
 }
 
 }  // namespace kv8::bench

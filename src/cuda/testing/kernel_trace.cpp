@@ -101,7 +101,25 @@ void CUPTIAPI take_buffer(CUcontext, std::uint32_t, std::uint8_t* buffer, std::s
   }
 }
 
-Status load_cupti() {
+constexpr CUpti_ActivityKind kKinds[] = {CUPTI_ACTIVITY_KIND_CONCURRENT_KERNEL,
+                                         CUPTI_ACTIVITY_KIND_MEMCPY, CUPTI_ACTIVITY_KIND_MEMSET};
+
+/// Time that the intervals cover.
+double covered_ms(std::vector<Interval> intervals) {
+  std::sort(intervals.begin(), intervals.end(),
+            [](const Interval& a, const Interval& b) { return a.begin < b.begin; });
+  std::uint64_t covered = 0, until = 0;
+  for (const Interval& interval : intervals) {
+    if (interval.end <= until) continue;
+    covered += interval.end - std::max(interval.begin, until);
+    until = interval.end;
+  }
+  return static_cast<double>(covered) * 1e-6;
+}
+
+}  // namespace
+
+Status load_tracing() {
   if (cupti.next != nullptr) return {};
   void* library = nullptr;
   for (const char* name : {"libcupti.so.13", "libcupti.so"}) {
@@ -128,26 +146,8 @@ Status load_cupti() {
   return {};
 }
 
-constexpr CUpti_ActivityKind kKinds[] = {CUPTI_ACTIVITY_KIND_CONCURRENT_KERNEL,
-                                         CUPTI_ACTIVITY_KIND_MEMCPY, CUPTI_ACTIVITY_KIND_MEMSET};
-
-/// Time that the intervals cover.
-double covered_ms(std::vector<Interval> intervals) {
-  std::sort(intervals.begin(), intervals.end(),
-            [](const Interval& a, const Interval& b) { return a.begin < b.begin; });
-  std::uint64_t covered = 0, until = 0;
-  for (const Interval& interval : intervals) {
-    if (interval.end <= until) continue;
-    covered += interval.end - std::max(interval.begin, until);
-    until = interval.end;
-  }
-  return static_cast<double>(covered) * 1e-6;
-}
-
-}  // namespace
-
 Result<KernelTrace> trace_kernels(const std::function<Status()>& work) {
-  KV8_TRY(load_cupti());
+  KV8_TRY(load_tracing());
   cudaDeviceSynchronize();
   for (const CUpti_ActivityKind kind : kKinds) {
     if (cupti.enable(kind) != CUPTI_SUCCESS) return unsupported("CUPTI cannot record kernels here");
@@ -173,8 +173,12 @@ Result<KernelTrace> trace_kernels(const std::function<Status()>& work) {
 
 #else
 
-Result<KernelTrace> trace_kernels(const std::function<Status()>&) {
+Status load_tracing() {
   return unsupported("kernels cannot be timed one by one: kv8 was built without CUPTI's headers");
+}
+
+Result<KernelTrace> trace_kernels(const std::function<Status()>&) {
+  return Error(load_tracing().error());
 }
 
 #endif

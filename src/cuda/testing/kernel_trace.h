@@ -22,8 +22,10 @@ struct KernelTrace {
   double busy_ms = 0;  ///< during which at least one ran
 };
 
-/// Runs `work` and waits for the device. libcupti.so is loaded when first needed; kUnsupported
-/// where it is missing, where this build had no CUPTI headers, or where nothing was recorded.
+/// Loads libcupti.so. kUnsupported where it is missing or this build had no CUPTI headers.
+Status load_tracing();
+
+/// Runs `work` and waits for the device. kUnsupported as above, and where nothing was recorded.
 Result<KernelTrace> trace_kernels(const std::function<Status()>& work);
 
 /// "decode_kernel" of "void kv8::(anonymous namespace)::decode_kernel<128, true>(Params)".
