@@ -34,6 +34,7 @@ void define_bench_fmha(CLI::App& app, Action& action);
 void define_bench_decode(CLI::App& app, Action& action);
 void define_bench_write(CLI::App& app, Action& action);
 void add_debug(CLI::App& parent, Action& action);
+void define_debug_compare(CLI::App& app, Action& action);
 /// `kv8 build` and the program llm_build.
 void define_build(CLI::App& app, Action& action);
 /// The program llm_inference; `kv8 run` adds --prompt to the same options.

@@ -184,6 +184,22 @@ TEST_F(Chain, BenchMeasuresBothCaches) {
   }
 }
 
+TEST_F(Chain, DebugCompareTellsWhetherRunsAgree) {
+  std::vector<std::string> words = {"kv8",          "debug",           "compare",
+                                    "--checkpoint", path("quantized"), "--backendB",
+                                    "cpu",          "--prefillB",      "5"};
+  const Outcome same = run(words);
+  EXPECT_EQ(same.status, 0) << describe(same);
+  EXPECT_THAT(same.out, HasSubstr("all within 0.01"));
+  for (const char* word : {"--kvB", "fp8", "--qDtypeB", "fp16", "--tolerance", "1e-3"}) {
+    words.push_back(word);
+  }
+  const Outcome other = run(words);
+  EXPECT_EQ(other.status, 1) << describe(other);
+  EXPECT_THAT(other.err, HasSubstr("attention of layer 0` is the first that differs"));
+  EXPECT_THAT(other.out, HasSubstr("<--"));
+}
+
 TEST_F(Chain, BenchRefusesWhatCannotBeMeant) {
   const auto bench = [](std::vector<std::string> arguments) {
     arguments.insert(arguments.begin(), {"kv8", "bench", "model"});

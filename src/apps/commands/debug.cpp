@@ -1,6 +1,6 @@
 // kv8 debug logits: what the engine computes, for comparison with other implementations.
 #include "apps/command.h"
-#include "base/json.h"
+#include "apps/commands/token_ids.h"
 #include "exec/sequence.h"
 #include "io/safetensors.h"
 
@@ -13,30 +13,13 @@ struct LogitsFlags {
   int threads = 0;
 };
 
-Result<std::vector<std::int32_t>> read_ids(const std::string& file, std::int32_t vocab_size) {
-  const Json json = KV8_TRY(read_json_file(file));
-  if (!json.is_array() || json.empty()) {
-    return bad_input("{}: expected a non-empty array of token ids", file);
-  }
-  std::vector<std::int32_t> ids;
-  for (const Json& id : json) {
-    if (!id.is_number_integer() || id.get<std::int64_t>() < 0 ||
-        id.get<std::int64_t>() >= vocab_size) {
-      return bad_input("{}: {} is not a token id of this model (0 to {})", file, id.dump(),
-                       vocab_size - 1);
-    }
-    ids.push_back(id.get<std::int32_t>());
-  }
-  return ids;
-}
-
 /// Logits of every position: the first `prefill` ids at once, the rest one at a time.
 Status dump_logits(const LogitsFlags& flags) {
   exec::BuilderConfig config;
   config.q_dtype = flags.q_dtype == "fp8" ? DType::kF8E4M3 : DType::kF16;
   const auto engine =
       KV8_TRY(exec::Engine::from_checkpoint(flags.checkpoint, flags.kv == "fp8", config));
-  const auto ids = KV8_TRY(read_ids(flags.ids_file, engine->config().vocab_size));
+  const auto ids = KV8_TRY(read_token_ids(flags.ids_file, engine->config().vocab_size));
   const auto count = static_cast<std::int64_t>(ids.size());
   const auto backend =
       KV8_TRY(engine->open_backend({.num_threads = flags.threads,
@@ -67,6 +50,10 @@ Status dump_logits(const LogitsFlags& flags) {
 void add_debug(CLI::App& parent, Action& action) {
   CLI::App* app = parent.add_subcommand("debug", "Look inside");
   app->require_subcommand(1);
+  define_debug_compare(*app->add_subcommand("compare",
+                                            "Compare the intermediate values of two runs of a "
+                                            "model: CPU and GPU, FP16 and FP8 KV, …"),
+                       action);
   CLI::App* logits = app->add_subcommand("logits", "Write a model's logits for given token ids");
   const auto flags = std::make_shared<LogitsFlags>();
   logits->add_option("--checkpoint", flags->checkpoint, "Checkpoint folder")->required();
