@@ -10,9 +10,6 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-/// Tokens that a request generates at least between its admission and a preemption.
-constexpr std::int64_t kRunway = kPageTokens;
-
 double ms_since(Clock::time_point start) {
   return std::chrono::duration<double, std::milli>(Clock::now() - start).count();
 }
@@ -190,14 +187,14 @@ void Scheduler::admit() {
 }
 
 /// Whether there are pages for the candidate and everybody running until all of their prompts are
-/// computed and kRunway more steps are made. Alone, a request fits as it is.
+/// computed and a runway of steps more is made. Alone, a request fits as it is.
 bool Scheduler::fits(const Entry& candidate) const {
   if (running_.empty()) return candidate.pages_until(0) <= pool_.num_available();
   // Every step takes a whole chunk of the first prompt that is not through.
   const std::int32_t chunk = options_.prefill_chunk < kPageTokens
                                  ? options_.prefill_chunk
                                  : options_.prefill_chunk / kPageTokens * kPageTokens;
-  std::int64_t steps = kRunway + (candidate.pending() + chunk - 1) / chunk;
+  std::int64_t steps = options_.runway + (candidate.pending() + chunk - 1) / chunk;
   for (const auto& entry : running_) {
     if (!entry->decoding()) steps += (entry->pending() + chunk - 1) / chunk;
   }

@@ -60,6 +60,9 @@ struct SchedulerOptions {
   std::int32_t prefill_chunk = 256;
   std::int64_t max_sequence_tokens = 0;  ///< in the cache; the pool may hold less
   std::vector<std::int32_t> end_ids;     ///< tokens that end an answer and are not part of it
+  /// Tokens that a request generates at least between its admission and a preemption. As many as
+  /// the longest answer: its pages are reserved and nobody is ever preempted.
+  std::int64_t runway = kPageTokens;
 };
 
 /// Requests are served in the order of their submission: a later one never takes memory from an

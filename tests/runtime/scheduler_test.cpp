@@ -45,9 +45,9 @@ struct Client : TokenSink {
 class Simulation {
  public:
   Simulation(std::int32_t pages, std::int32_t max_running, std::int32_t chunk,
-             std::int64_t max_sequence_tokens = 1 << 20)
+             std::int64_t max_sequence_tokens = 1 << 20, std::int64_t runway = kPageTokens)
       : backend(pages, chunk + max_running),
-        scheduler(backend, {max_running, chunk, max_sequence_tokens, {}}, profile) {
+        scheduler(backend, {max_running, chunk, max_sequence_tokens, {}, runway}, profile) {
     backend.on_run = [this](const Batch& batch) {
       rows.push_back(std::ssize(batch.token_ids));
       slices.push_back(std::ssize(batch.sequences));
@@ -245,6 +245,64 @@ TEST(Scheduler, OptimismFillsThePoolWhereReservationWouldNot) {
   EXPECT_EQ(simulation.profile.preemptions, 0);
   for (const auto& client : simulation.clients) EXPECT_EQ(client->reason, FinishReason::kStopWords);
 }
+
+/// What docs/scheduling.md compares: 300 requests through a pool of 32,000 tokens.
+struct Load {
+  const char* name;
+  int prompt_min, prompt_max, answer_min, answer_max;
+};
+void PrintTo(const Load& load, std::ostream* out) { *out << load.name; }
+
+struct Served {
+  double mean_running = 0;
+  std::int64_t steps = 0, preemptions = 0, prompt_tokens = 0;
+};
+
+Served serve_load(const Load& load, std::int64_t runway) {
+  constexpr std::int64_t kLongestAnswer = 2048;
+  Simulation simulation(500, 256, 2048, 1 << 20, runway);
+  std::mt19937 random(1);
+  const auto between = [&](int low, int high) {
+    return low + static_cast<int>(random() % static_cast<unsigned>(high - low + 1));
+  };
+  for (int i = 0; i < 300; ++i) {
+    const int length = between(load.prompt_min, load.prompt_max);
+    simulation.add(prompt_of(length, 7 * i), kLongestAnswer).stop_after =
+        between(load.answer_min, load.answer_max);
+  }
+  std::int64_t running = 0;
+  while (simulation.step())
+    running += std::ssize(simulation.slices) > 0 ? simulation.slices.back() : 0;
+  simulation.expect_answered();
+  simulation.expect_all_pages_free();
+  const Profile& profile = simulation.profile;
+  const auto steps = std::ssize(simulation.slices);
+  return {static_cast<double>(running) / static_cast<double>(steps), steps, profile.preemptions,
+          profile.prefill_tokens + profile.mixed_prefill_tokens};
+}
+
+class Admission : public testing::TestWithParam<Load> {};
+
+TEST_P(Admission, OptimismServesMoreAtOnceThanReservation) {
+  const Served optimistic = serve_load(GetParam(), kPageTokens);
+  const Served reserved = serve_load(GetParam(), 2048);
+  for (const auto& [name, served] : {std::pair("optimistic", optimistic), {"reserved", reserved}}) {
+    RecordProperty(std::string(name) + "_running", fmt::format("{:.1f}", served.mean_running));
+    RecordProperty(std::string(name) + "_steps", std::to_string(served.steps));
+    RecordProperty(std::string(name) + "_preemptions", std::to_string(served.preemptions));
+    RecordProperty(std::string(name) + "_prompt_tokens", std::to_string(served.prompt_tokens));
+  }
+  EXPECT_EQ(reserved.preemptions, 0);
+  EXPECT_GT(optimistic.mean_running, reserved.mean_running);
+  EXPECT_LT(optimistic.steps, reserved.steps);
+}
+
+INSTANTIATE_TEST_SUITE_P(Loads, Admission,
+                         testing::Values(Load{"long_prompts", 7000, 9000, 50, 400},
+                                         Load{"short_answers", 500, 1500, 50, 400},
+                                         Load{"long_answers", 50, 150, 1000, 2000},
+                                         Load{"longest_answers", 500, 1500, 2048, 2048}),
+                         [](const auto& info) { return std::string(info.param.name); });
 
 TEST(Scheduler, RepeatedPromptsAreNotComputedAgain) {
   Simulation simulation(40, 4, 256);
