@@ -16,6 +16,9 @@ namespace {
 /// between two loops of a decode step.
 constexpr int kSpins = 20000;
 
+/// Pieces of a thread's part of parallel_streams, for others to help with.
+constexpr std::int64_t kPiecesOfStream = 4;
+
 inline void pause_briefly() {
 #if defined(__x86_64__)
   __builtin_ia32_pause();
@@ -30,7 +33,13 @@ inline void pause_briefly() {
 /// waits only for workers that have joined. A worker that the system keeps off its core for a while
 /// therefore delays nobody.
 struct ThreadPool::State {
+  /// Which piece of a thread's part comes next; on a cache line of its own.
+  struct alignas(64) Stream {
+    std::atomic<std::int64_t> next{0};
+  };
+
   int num_threads = 1;
+  std::vector<Stream> streams;  // one a thread
   std::vector<std::thread> workers;
   const std::function<void(int)>* job = nullptr;
   std::atomic<std::uint64_t> ticket{0};  // number of the job * 2 + whether it is open
@@ -108,6 +117,7 @@ struct ThreadPool::State {
 ThreadPool::ThreadPool(int num_threads) : state_(std::make_unique<State>()) {
   if (num_threads <= 0) num_threads = static_cast<int>(std::thread::hardware_concurrency());
   state_->num_threads = std::max(1, num_threads);
+  state_->streams = std::vector<State::Stream>(static_cast<std::size_t>(state_->num_threads));
   for (int worker = 1; worker < state_->num_threads; ++worker) {
     state_->workers.emplace_back([state = state_.get(), worker] { state->work(worker); });
   }
@@ -135,6 +145,33 @@ void ThreadPool::parallel_for(std::int64_t count, std::int64_t grain,
     const std::int64_t begin = std::min(count, blocks * range / ranges * grain);
     const std::int64_t end = std::min(count, blocks * (range + 1) / ranges * grain);
     body(begin, end, worker);
+  });
+}
+
+void ThreadPool::parallel_streams(
+    std::int64_t count, std::int64_t grain,
+    const std::function<void(std::int64_t, std::int64_t, int)>& body) {
+  if (count <= 0) return;
+  const std::int64_t threads = state_->num_threads;
+  const std::int64_t blocks = (count + grain - 1) / grain;
+  if (threads == 1 || blocks == 1) {
+    body(0, count, 0);
+    return;
+  }
+  for (auto& stream : state_->streams) stream.next.store(0);
+  state_->run([&](int worker) {
+    for (std::int64_t i = 0; i < threads; ++i) {
+      const std::int64_t stream = (worker + i) % threads;
+      const std::int64_t first = blocks * stream / threads;
+      const std::int64_t end = blocks * (stream + 1) / threads;
+      const std::int64_t piece = (end - first + kPiecesOfStream - 1) / kPiecesOfStream;
+      std::atomic<std::int64_t>& next = state_->streams[static_cast<std::size_t>(stream)].next;
+      for (;;) {
+        const std::int64_t begin = first + next++ * piece;
+        if (begin >= end) break;
+        body(begin * grain, std::min(count, std::min(end, begin + piece) * grain), worker);
+      }
+    }
   });
 }
 

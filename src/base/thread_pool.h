@@ -23,6 +23,11 @@ class ThreadPool {
   /// `grain`: ranges other than the last are multiples of it. Exceptions in `body` are rethrown.
   void parallel_for(std::int64_t count, std::int64_t grain,
                     const std::function<void(std::int64_t, std::int64_t, int)>& body);
+  /// Like parallel_for, but each thread goes through its range in a few pieces, in order, and then
+  /// helps with the pieces that others have left. For streams through memory: each thread reads on
+  /// where it was, and one that was interrupted does not hold up the rest.
+  void parallel_streams(std::int64_t count, std::int64_t grain,
+                        const std::function<void(std::int64_t, std::int64_t, int)>& body);
   /// Calls `body(index, worker)` once per index, handed out one at a time (uneven work).
   void parallel_tasks(std::int64_t count, const std::function<void(std::int64_t, int)>& body);
 

@@ -6,9 +6,9 @@
 #include <algorithm>
 #include <chrono>
 #include <fstream>
-#include <numeric>
 
 #include "base/thread_pool.h"
+#include "bench/read_words.h"
 #include "tensor/tensor.h"
 
 namespace kv8::bench {
@@ -19,15 +19,6 @@ constexpr int kPasses = 5;
 
 double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
-}
-
-/// Sums 64-bit words in eight independent chains, so that latency does not bound the loop.
-std::uint64_t sum_words(const std::uint64_t* words, std::int64_t count) {
-  std::uint64_t chains[8] = {};
-  for (std::int64_t i = 0; i + 8 <= count; i += 8) {
-    for (int c = 0; c < 8; ++c) chains[c] += words[i + c];
-  }
-  return std::accumulate(std::begin(chains), std::end(chains), std::uint64_t{0});
 }
 
 }  // namespace

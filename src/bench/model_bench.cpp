@@ -42,6 +42,7 @@ struct Measurement {
   Candidate* candidate;
   Workload work;
   std::vector<double> ms = {};
+  std::vector<Ceilings> ceilings = {};  ///< of each sample's round
 };
 
 class ModelBench {
@@ -60,6 +61,7 @@ class ModelBench {
     for (const bool kv_fp8 : caches) {
       if (!options_.full_memory_contexts.empty()) KV8_TRY(measure_full(checkpoint, kv_fp8));
     }
+    result_.ceilings = median_ceilings();
     for (ModelBenchRow& row : result_.rows) row.roofline = roofline_of(row.work, result_.ceilings);
     return std::move(result_);
   }
@@ -86,14 +88,21 @@ class ModelBench {
     return measure_ceilings_again();
   }
 
-  /// The best so far: on a shared machine, other programs only ever lower a measured rate.
+  /// On a shared machine they change within seconds (one such machine read 50 GB/s in one minute
+  /// and 80 in the next), so a sample is compared with those of its own round.
   Status measure_ceilings_again() {
-    const Ceilings now = KV8_TRY(
-        measure_ceilings(options_.backend, gemms_, weight_dtype_, result_.weight_bytes, threads_));
-    Ceilings& best = result_.ceilings;
-    best.read_bytes_per_s = std::max(best.read_bytes_per_s, now.read_bytes_per_s);
-    best.flop_per_s = std::max(best.flop_per_s, now.flop_per_s);
+    ceilings_.push_back(KV8_TRY(
+        measure_ceilings(options_.backend, gemms_, weight_dtype_, result_.weight_bytes, threads_)));
     return {};
+  }
+
+  Ceilings median_ceilings() const {
+    std::vector<double> read, flop;
+    for (const Ceilings& c : ceilings_) {
+      read.push_back(c.read_bytes_per_s);
+      flop.push_back(c.flop_per_s);
+    }
+    return {spread_of(std::move(read)).median, spread_of(std::move(flop)).median};
   }
 
   Status measure_points(const io::Checkpoint& checkpoint, const std::vector<bool>& caches) {
@@ -169,7 +178,9 @@ class ModelBench {
         for (const TimedCalls& piece : m.work.pieces) {
           if (interrupted()) return Error{ErrorCode::kCancelled, "interrupted"};
           const double ms = KV8_TRY(m.candidate->time(piece));
-          if (round > 0) m.ms.push_back(ms);
+          if (round == 0) continue;
+          m.ms.push_back(ms);
+          m.ceilings.push_back(ceilings_.back());
         }
         if (progress) progress->advance(++done);
       }
@@ -182,7 +193,7 @@ class ModelBench {
     row.point = measurement.point;
     row.kv_dtype = candidate.kv_dtype();
     row.kv_bytes_per_token = candidate.plan().kv_bytes_per_token();
-    row.ms = spread_of(std::move(measurement.ms));
+    row.ms = spread_of(measurement.ms);
     std::size_t tokens = 0;
     for (const TimedCalls& piece : measurement.work.pieces) {
       for (const Call& call : piece) {
@@ -195,6 +206,12 @@ class ModelBench {
     const auto pieces = static_cast<double>(measurement.work.pieces.size());
     row.work.divide_by(pieces);
     row.tokens_per_s = static_cast<double>(tokens) / pieces / row.ms.median * 1e3;
+    std::vector<double> fractions;
+    for (std::size_t i = 0; i < measurement.ms.size(); ++i) {
+      const double best = roofline_of(row.work, measurement.ceilings[i]).ms;
+      fractions.push_back(best / measurement.ms[i]);
+    }
+    row.roofline_fraction = spread_of(std::move(fractions)).median;
     if (!options_.split_kernels) return {};
     row.split = KV8_TRY(split_by_kernel(candidate, measurement.work.pieces));
     return {};
@@ -205,6 +222,7 @@ class ModelBench {
   int threads_ = 0;
   DType weight_dtype_ = DType::kF16;
   std::vector<GemmShape> gemms_;
+  std::vector<Ceilings> ceilings_;  // one a round; the GPU's do not change
   ModelBenchResult result_;
 };
 

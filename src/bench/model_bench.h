@@ -47,7 +47,8 @@ struct ModelBenchRow {
   std::int64_t kv_bytes_per_token = 0;
   StepWork work;  ///< mean of a timed piece
   Roofline roofline;
-  double roofline_fraction() const { return roofline.ms / ms.median; }
+  /// Median over the samples of the roofline at the ceilings of the same round / the sample's time.
+  double roofline_fraction = 0;
   KernelSplit split;  ///< empty unless asked for
   /// Part of a step during which no kernel ran.
   double between_kernels() const { return 1 - split.busy_ms / ms.median; }
@@ -57,7 +58,7 @@ struct ModelBenchResult {
   std::string machine;  ///< processor and threads used, or GPU
   std::string model, backend, weight_dtype;
   std::int64_t weight_bytes = 0;  ///< read by every step
-  Ceilings ceilings;
+  Ceilings ceilings;  ///< medians over the rounds
   std::vector<ModelBenchRow> rows;
 };
 

@@ -30,15 +30,15 @@ struct Work {
 void add_split_tasks(const SequenceSlice& slice, int kv_head, std::int64_t columns, int head_dim,
                      Work& work) {
   const std::int64_t pages = pages_for_tokens(std::int64_t{slice.past_tokens} + slice.num_tokens);
-  const std::int64_t per_split = std::max(kMinPagesOfSplit, (pages + kMaxSplits - 1) / kMaxSplits);
-  const std::int64_t splits = (pages + per_split - 1) / per_split;
+  const std::int64_t splits =
+      std::clamp<std::int64_t>((pages + kMinPagesOfSplit - 1) / kMinPagesOfSplit, 1, kMaxSplits);
   if (splits > 1) {
     work.merges.push_back({work.tasks.size(), static_cast<std::size_t>(splits)});
     work.partial_floats += static_cast<std::size_t>(splits * columns * partial_stride(head_dim));
   }
   for (std::int64_t split = 0; split < splits; ++split) {
-    work.tasks.push_back({&slice, kv_head, 0, slice.num_tokens, split * per_split,
-                          std::min(pages, (split + 1) * per_split), nullptr});
+    work.tasks.push_back({&slice, kv_head, 0, slice.num_tokens, pages * split / splits,
+                          pages * (split + 1) / splits, nullptr});
   }
 }
 
@@ -118,7 +118,13 @@ void attention(Workspace& workspace, const AttentionParams& params) {
   const auto num_tasks = static_cast<std::int64_t>(work.tasks.size());
   workspace.pool().parallel_tasks(num_tasks, [&](std::int64_t index, int worker) {
     const AttentionTask& task = work.tasks[static_cast<std::size_t>(num_tasks - 1 - index)];
-    const std::size_t floats = attention_scratch_floats(head_dim, task.num_tokens * group);
+    const std::int64_t columns = task.num_tokens * group;
+    if (task.sequence->num_tokens == 1 && attention_decode_fits(head_dim, columns)) {
+      const std::int64_t pages = task.end_page - task.first_page;
+      const std::size_t floats = attention_decode_floats(head_dim, columns, pages);
+      return attention_decode(params, task, workspace.floats(worker, floats));
+    }
+    const std::size_t floats = attention_scratch_floats(head_dim, columns);
     attention_task(params, task, workspace.floats(worker, floats));
   });
   for (const Merge& merge : work.merges) {

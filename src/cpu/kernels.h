@@ -41,6 +41,11 @@ inline std::int64_t partial_stride(int head_dim) { return head_dim + 2; }
 /// Floats of scratch that a task of `columns` columns needs.
 std::size_t attention_scratch_floats(int head_dim, std::int64_t columns);
 void attention_task(const AttentionParams& params, const AttentionTask& task, float* scratch);
+/// The same for slices of a single token: whether there is a kernel for them that is faster, the
+/// floats of scratch that it needs for a task of `pages` pages, and the task.
+bool attention_decode_fits(int head_dim, std::int64_t columns);
+std::size_t attention_decode_floats(int head_dim, std::int64_t columns, std::int64_t pages);
+void attention_decode(const AttentionParams& params, const AttentionTask& task, float* scratch);
 /// What a weighted value of a partial result is multiplied by to give the output.
 float attention_value_scale(const KvCacheView& cache, int kv_head);
 

@@ -13,6 +13,8 @@ namespace {
 /// Output features of a tile: wide enough for sgemm to run at nearly its full rate, narrow enough
 /// to share small layers among threads.
 constexpr std::int64_t kTileFeatures = 96;
+/// Threads share a direct product by whole cache lines of output.
+constexpr std::int64_t kLineFloats = 16;
 
 /// What the product is added to: residual, bias, both or nothing. Returns sgemm's beta.
 float prepare_output(const LinearParams& params, std::int64_t out, std::int64_t width) {
@@ -69,15 +71,9 @@ void linear_sgemm(Workspace& workspace, const LinearParams& params) {
 
 void linear(Workspace& workspace, const LinearParams& params) {
   if (params.rows > kMaxDirectRows) return linear_sgemm(workspace, params);
-  // Several pieces a thread even out interruptions; whole cache lines of output each.
-  const std::int64_t pieces = std::int64_t{workspace.pool().num_threads()} * 4;
-  const std::int64_t width =
-      std::clamp<std::int64_t>((params.out_features / pieces + 15) / 16 * 16, 16, 1024);
-  workspace.pool().parallel_tasks(
-      (params.out_features + width - 1) / width, [&](std::int64_t piece, int) {
-        const std::int64_t begin = piece * width;
-        linear_direct(params, begin, std::min(params.out_features, begin + width));
-      });
+  workspace.pool().parallel_streams(
+      params.out_features, kLineFloats,
+      [&](std::int64_t begin, std::int64_t end, int) { linear_direct(params, begin, end); });
 }
 
 }  // namespace kv8::cpu

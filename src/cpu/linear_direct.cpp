@@ -13,6 +13,7 @@
 #include <hwy/foreach_target.h>  // must come before highway.h
 #include <hwy/highway.h>
 
+#include "cpu/prefetch-inl.h"
 #include "cpu/weights-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -44,20 +45,7 @@ inline float finish(const LinearParams& params, std::int64_t row, std::int64_t o
 }
 
 /// How far ahead of its use the weight stream of a single row is fetched.
-constexpr std::intptr_t kPrefetchBytes = 1024;
-constexpr std::intptr_t kLineBytes = 64;
-
-/// Fetches the line `kPrefetchBytes` behind `address` + `offset` into the second-level cache: one
-/// Zen 4 core then read FP16 weights a quarter faster. Fetching into the first level made it
-/// slower. The line may lie outside of the weights: a prefetch never faults.
-HWY_INLINE void prefetch_ahead(const void* address, std::intptr_t offset) {
-#if HWY_COMPILER_GCC || HWY_COMPILER_CLANG
-  // An integer sum, since a pointer past the end of the weights would be undefined.
-  const auto ahead = reinterpret_cast<std::uintptr_t>(address) +
-                     static_cast<std::uintptr_t>(kPrefetchBytes + offset);
-  __builtin_prefetch(reinterpret_cast<const void*>(ahead), /*rw=*/0, /*locality=*/2);
-#endif
-}
+constexpr std::int64_t kPrefetchAhead = 4096;
 
 /// The dot products of one weight row and kRows rows from `row`.
 template <class Weights, int kRows>
@@ -76,10 +64,8 @@ HWY_INLINE void dot_rows(const LinearParams& params, std::int64_t row, std::int6
   for (; i + kSums * lanes <= params.in; i += kSums * lanes) {
     // BF16 and FP32 keep up with memory as they are, and were 2 to 9% slower with prefetching.
     if constexpr (kRows == 1 && std::is_same_v<Weights, F16Weights>) {
-      const auto bytes = static_cast<std::intptr_t>(kSums * lanes * sizeof(*weight));
-      for (std::intptr_t offset = 0; offset < bytes; offset += kLineBytes) {
-        prefetch_ahead(weight + i, offset);
-      }
+      prefetch_bytes(weight + i, static_cast<std::int64_t>(kSums * lanes * sizeof(*weight)),
+                     kPrefetchAhead);
     }
     for (int s = 0; s < kSums; ++s) {
       const auto w = Weights::load(df, weight + i + s * lanes);

@@ -60,16 +60,17 @@ HWY_INLINE hn::Vec<DF> load_bf16(DF df, const std::uint16_t* HWY_RESTRICT in) {
 /// exponent bias of 8 between the two, which callers fold into a scale.
 template <class DF>
 HWY_INLINE hn::Vec<DF> load_e4m3_div256(DF df, const std::uint8_t* HWY_RESTRICT in) {
-  const hn::Rebind<std::uint8_t, DF> du8;
-  const hn::Rebind<std::uint16_t, DF> du16;
+  const hn::Rebind<std::int8_t, DF> di8;
   const hn::Rebind<std::int16_t, DF> di16;
-  const auto high = hn::ShiftLeft<8>(hn::PromoteTo(du16, hn::LoadU(du8, in)));
-  const auto shifted = hn::BitCast(du16, hn::ShiftRight<1>(hn::BitCast(di16, high)));
-  const auto bits = hn::And(shifted, hn::Set(du16, std::uint16_t{0xBFFF}));
-  const auto nan = hn::Set(du16, std::uint16_t{0x3F80});
-  const auto is_nan = hn::Eq(hn::And(bits, nan), nan);
-  const auto exponent = hn::Set(du16, std::uint16_t{0x7C00});
-  return f16_bits_to_float(df, hn::Or(bits, hn::IfThenElseZero(is_nan, exponent)));
+  const hn::Rebind<std::uint16_t, DF> du16;
+  // Sign and exponent, sign again between them; the mask removes it.
+  const auto wide = hn::ShiftLeft<7>(
+      hn::PromoteTo(di16, hn::LoadU(di8, reinterpret_cast<const std::int8_t*>(in))));
+  const auto bits = hn::And(hn::BitCast(du16, wide), hn::Set(du16, std::uint16_t{0xBFFF}));
+  // Only NaN's code carries into the bit that is free; with it the exponent is FP16's for NaN.
+  const auto carry = hn::Add(bits, hn::Set(du16, std::uint16_t{0x0080}));
+  const auto nan = hn::And(carry, hn::Set(du16, std::uint16_t{0x4000}));
+  return f16_bits_to_float(df, hn::Or(bits, nan));
 }
 
 template <class DF>

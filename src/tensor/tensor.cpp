@@ -1,5 +1,7 @@
 #include "tensor/tensor.h"
 
+#include <sys/mman.h>
+
 #include <array>
 #include <cstring>
 #include <new>
@@ -34,6 +36,7 @@ const DTypeInfo& info(DType dtype) {
 }
 
 constexpr std::size_t kAlignment = 64;
+constexpr std::size_t kHugePage = std::size_t{2} << 20;
 constexpr std::int64_t kMaxElements = std::int64_t{1} << 62;
 
 /// A tensor of `dtype` and `shape` in memory of its own; `fill` writes the bytes.
@@ -91,15 +94,20 @@ std::int64_t TensorView::num_elements() const {
 }
 
 Buffer::Buffer(std::size_t bytes, bool zero) : size_(bytes) {
-  if (bytes > SIZE_MAX - kAlignment) throw std::bad_alloc();
+  const std::size_t alignment = bytes >= kHugePage ? kHugePage : kAlignment;
+  if (bytes > SIZE_MAX - alignment) throw std::bad_alloc();
   // A whole number of lines, and never zero bytes, so that data() is always valid.
-  const std::size_t rounded = (bytes / kAlignment + 1) * kAlignment;
-  data_.reset(static_cast<std::byte*>(::operator new (rounded, std::align_val_t{kAlignment})));
+  const std::size_t rounded = (bytes / alignment + 1) * alignment;
+  data_ = {static_cast<std::byte*>(::operator new (rounded, std::align_val_t{alignment})),
+           Free{alignment}};
+#ifdef MADV_HUGEPAGE
+  if (alignment == kHugePage) madvise(data_.get(), rounded, MADV_HUGEPAGE);  // a wish, no more
+#endif
   if (zero) std::memset(data_.get(), 0, bytes);
 }
 
 void Buffer::Free::operator()(std::byte* memory) const {
-  ::operator delete (memory, std::align_val_t{kAlignment});
+  ::operator delete (memory, std::align_val_t{alignment});
 }
 
 Result<std::vector<float>> to_float(const TensorView& tensor) {

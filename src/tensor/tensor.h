@@ -42,7 +42,8 @@ struct TensorView {
   }
 };
 
-/// Memory aligned to 64 bytes. Throws std::bad_alloc when there is none.
+/// Memory aligned to 64 bytes; of two megabytes and more, in huge pages where the system has them.
+/// Throws std::bad_alloc when there is none.
 class Buffer {
  public:
   Buffer() = default;
@@ -61,6 +62,7 @@ class Buffer {
 
  private:
   struct Free {
+    std::size_t alignment;
     void operator()(std::byte* memory) const;
   };
   std::unique_ptr<std::byte, Free> data_;

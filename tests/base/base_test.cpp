@@ -51,7 +51,12 @@ TEST(ThreadPool, CoversEveryIndexOnce) {
         });
         pool.parallel_tasks(count,
                             [&](std::int64_t i, int) { ++seen[static_cast<std::size_t>(i)]; });
-        for (const auto& times : seen) EXPECT_EQ(times, 2);
+        pool.parallel_streams(count, grain, [&](std::int64_t begin, std::int64_t end, int worker) {
+          EXPECT_LT(worker, threads);
+          EXPECT_EQ(begin % grain, 0);
+          for (std::int64_t i = begin; i < end; ++i) ++seen[static_cast<std::size_t>(i)];
+        });
+        for (const auto& times : seen) EXPECT_EQ(times, 3);
       }
     }
   }

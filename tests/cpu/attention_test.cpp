@@ -208,5 +208,43 @@ TEST(CpuAttention, StoredNanReachesTheRowsThatSeeItAndNoOther) {
   }
 }
 
+TEST(CpuAttention, StoredNanReachesADecodeStep) {
+  cpu::Workspace workspace(2);
+  testing::for_each_target([&] {
+    Random random(37);
+    for (const int elem_bytes : {1, 2}) {
+      TestBatch batch({{700, 1}}, random);
+      TestCache cache({1, 64, elem_bytes}, batch.num_pages, false, false, random);
+      fill_cache(batch, cache, random);
+      const auto q = testing::random_floats(random, 64 * 3);
+      std::vector<float> out(q.size());
+      const auto run = [&] {
+        cpu::attention(workspace, {.q = q.data(),
+                                   .out = out.data(),
+                                   .num_heads = 3,
+                                   .softmax_scale = 0.125f,
+                                   .cache = cache.view,
+                                   .sequences = batch.slices.data(),
+                                   .num_sequences = 1});
+      };
+      const auto put_nan = [&](void* elements, std::int64_t offset) {
+        if (elem_bytes == 1) {
+          static_cast<std::uint8_t*>(elements)[offset] = kE4m3Nan;
+        } else {
+          static_cast<std::uint16_t*>(elements)[offset] = 0x7E00;
+        }
+      };
+      put_nan(cache.view.v, cache.view.layout.v_offset(batch.tables[0][10], 0, 59, 7));
+      run();
+      for (std::size_t i = 0; i < out.size(); ++i) {
+        ASSERT_EQ(std::isnan(out[i]), i % 64 == 7) << "dim " << i % 64;
+      }
+      put_nan(cache.view.k, cache.view.layout.k_offset(batch.tables[0][10], 0, 60, 7));
+      run();
+      for (const float value : out) ASSERT_TRUE(std::isnan(value));
+    }
+  });
+}
+
 }  // namespace
 }  // namespace kv8

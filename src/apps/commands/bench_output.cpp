@@ -56,7 +56,7 @@ Json row_json(const ModelBenchRow& row, const ModelBenchResult& result) {
                {"ms_p90", row.ms.p90},
                {"tokens_per_s", row.tokens_per_s},
                {"roofline_ms", row.roofline.ms},
-               {"roofline_fraction", row.roofline_fraction()},
+               {"roofline_fraction", row.roofline_fraction},
                {"bound", row.roofline.memory_bound ? "memory" : "compute"},
                {"kv_bytes_per_token", row.kv_bytes_per_token},
                {"bytes_read", row.work.weight_bytes + row.work.kv_bytes},
@@ -87,7 +87,7 @@ std::string row_line(const ModelBenchRow& row) {
   if (row.full_memory) what += ", full";
   return fmt::format("{:<14}{:>6}{:>9}{:>6}{:>11.3f}{:>10.3f}{:>10.3f}{:>13.1f}{:>11.0f}%  {}\n",
                      what, row.point.batch, row.point.context, row.kv_dtype, row.ms.median,
-                     row.ms.p10, row.ms.p90, row.tokens_per_s, 100 * row.roofline_fraction(),
+                     row.ms.p10, row.ms.p90, row.tokens_per_s, 100 * row.roofline_fraction,
                      row.roofline.memory_bound ? "memory" : "compute");
 }
 
