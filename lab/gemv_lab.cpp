@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "cuda/dense/gemv/launch.h"
+#include "cuda/dense/rows/launch.h"
 #include "cuda/dense/sample/launch.h"
 #include "cuda/testing/memory_ceilings.h"
 #include "gemv_variants.h"
@@ -155,30 +156,65 @@ void compare_variants(int rows, double read_gb_s) {
   }
 }
 
+/// One layer's products with what is around them: the norm fused or in a kernel of its own where
+/// the product takes x through L1.
+cudaError_t launch_layer(const std::vector<Shape>& layer, const GemvVariant& v, int rows,
+                         Arena& arena, cudaStream_t stream) {
+  for (const Shape& s : layer) {
+    GemvArgs a = args_of(s, rows, arena, true, true);
+    if (!v.shared_x && a.norm_weight != nullptr) {
+      RmsNormArgs norm;
+      norm.x = static_cast<const float*>(a.x);
+      norm.weight = a.norm_weight;
+      norm.out = arena.activations + (32 << 20);
+      norm.rows = rows;
+      norm.cols = s.in;
+      norm.dependent_launch = true;
+      if (!launch_rms_norm(norm, stream).ok()) return cudaErrorInvalidValue;
+      a.x = norm.out;
+      a.norm_weight = nullptr;
+    }
+    cudaError_t code = v.start(a, v.blocks_each * multiprocessors(), stream);
+    if (code != cudaSuccess && a.norm_weight == nullptr) {  // x is too large for shared memory
+      const GemvVariant& wide = *std::find_if(
+          gemv_variants().begin(), gemv_variants().end(),
+          [](const GemvVariant& other) { return std::strcmp(other.name, "w8 t4 s4 global") == 0; });
+      code = wide.start(a, wide.blocks_each * multiprocessors(), stream);
+    }
+    if (code != cudaSuccess) return code;
+  }
+  return cudaSuccess;
+}
+
 /// The matrices of some layers in their order, norm and SwiGLU fused, as a decode step has them.
 void time_chains(double read_gb_s) {
   Arena arena;
-  std::printf("chains of fused products, us a layer, %% of the read bandwidth\n");
-  for (const auto& [name, layer] :
-       {std::pair("Qwen3-8B", kQwen), std::pair("Llama-3.2-1B", kLlama)}) {
-    double bytes = 0;
-    for (const Shape& s : layer) bytes += s.bytes();
-    const int layers = static_cast<int>(3e9 / bytes);
-    for (const int rows : {1, 2, 4, 8}) {
-      for (const bool dependent : {false, true}) {
-        const double us = time_graph(5, [&](cudaStream_t stream) {
-          for (int i = 0; i < layers; ++i) {
-            for (const Shape& s : layer) {
-              const Status status = launch_gemv(args_of(s, rows, arena, dependent, true), stream);
-              if (!status.ok()) std::printf("%s\n", status.error().message.c_str());
-            }
+  std::printf(
+      "chains of dependent products with norm, SwiGLU, residual: %% of the read bandwidth\n%-18s",
+      "");
+  for (const char* name : {"8B", "1B"}) {
+    for (const int rows : {1, 2, 4, 8}) std::printf("  %s r%d", name, rows);
+  }
+  std::printf("\n");
+  for (const GemvVariant& v : gemv_variants()) {
+    std::printf("%-18s", v.name);
+    for (const auto& layer : {kQwen, kLlama}) {
+      double bytes = 0;
+      for (const Shape& s : layer) bytes += s.bytes();
+      const int layers = static_cast<int>(3e9 / bytes);
+      for (const int rows : {1, 2, 4, 8}) {
+        cudaError_t code = cudaSuccess;
+        const double us = time_graph(6, [&](cudaStream_t stream) {
+          for (int i = 0; i < layers && code == cudaSuccess; ++i) {
+            code = launch_layer(layer, v, rows, arena, stream);
           }
         });
-        std::printf("%-14s rows %d %-9s %8.2f us %6.1f%%\n", name, rows,
-                    dependent ? "dependent" : "plain", us / layers,
-                    1e-3 * bytes * layers / us / read_gb_s * 100);
+        cudaGetLastError();
+        std::printf("  %5.1f",
+                    code == cudaSuccess ? 1e-3 * bytes * layers / us / read_gb_s * 100 : -1.0);
       }
     }
+    std::printf("\n");
   }
 }
 

@@ -9,7 +9,7 @@ namespace {
 template <int kWarps, int kTiles, int kStages, bool kSharedX>
 cudaError_t start(const GemvArgs& args, int blocks, cudaStream_t stream) {
   using S = gemv::Shape<false, kWarps, kTiles, kStages, kSharedX>;
-  const int bytes = gemv::shared_bytes<S>(args.rows, args.in);
+  const int bytes = gemv::shared_bytes<S>(args);
   const cudaError_t code = cudaFuncSetAttribute(gemv::multiply_rows<S>,
                                                 cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
   if (code != cudaSuccess) return code;
@@ -23,19 +23,19 @@ cudaError_t start(const GemvArgs& args, int blocks, cudaStream_t stream) {
 
 const std::vector<GemvVariant>& gemv_variants() {
   static const std::vector<GemvVariant> variants = {
+      {"w16 t1 s5", 1, start<16, 1, 5, true>, true},
+      {"w16 t1 s6", 1, start<16, 1, 6, true>, true},
+      {"w16 t2 s3", 1, start<16, 2, 3, true>, true},
       {"w8 t1 s8", 1, start<8, 1, 8, true>, true},
       {"w8 t1 s8 x2", 2, start<8, 1, 8, true>, true},
       {"w8 t1 s12", 1, start<8, 1, 12, true>, true},
-      {"w8 t1 s5 x2", 2, start<8, 1, 5, true>, true},
-      {"w8 t1 s5 x3", 3, start<8, 1, 5, true>, true},
-      {"w16 t1 s5", 1, start<16, 1, 5, true>, true},
-      {"w16 t1 s7", 1, start<16, 1, 7, true>, true},
-      {"w8 t2 s4", 1, start<8, 2, 4, true>, true},
+      {"w8 t2 s5", 1, start<8, 2, 5, true>, true},
       {"w8 t2 s6", 1, start<8, 2, 6, true>, true},
-      {"w4 t2 s6 x2", 2, start<4, 2, 6, true>, true},
-      {"w8 t2 s4 global", 1, start<8, 2, 4, false>, false},
-      {"w8 t2 s6 global", 1, start<8, 2, 6, false>, false},
+      {"w8 t4 s3", 1, start<8, 4, 3, true>, true},
+      {"w8 t4 s3 global", 1, start<8, 4, 3, false>, false},
       {"w8 t4 s4 global", 1, start<8, 4, 4, false>, false},
+      {"w16 t4 s2 global", 1, start<16, 4, 2, false>, false},
+      {"w16 t4 s3 global", 1, start<16, 4, 3, false>, false},
   };
   return variants;
 }

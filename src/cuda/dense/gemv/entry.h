@@ -13,8 +13,8 @@ struct Device {
   int shared_bytes;
 };
 
-/// Whether x of `rows` rows of `in` fits into shared memory beside the smallest ring.
-bool x_fits_shared(int rows, int in, const Device& device);
+/// Whether x, and the norm's weights, fit into shared memory beside the smallest ring.
+bool x_fits_shared(const GemvArgs& args, const Device& device);
 
 cudaError_t start_gemv(const GemvArgs& args, const Device& device, cudaStream_t stream);
 

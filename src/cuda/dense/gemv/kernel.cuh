@@ -37,9 +37,14 @@ struct Shape {
 /// conflict.
 __host__ __device__ constexpr int x_stride(int in) { return (in + 63) / 64 * 128 + 64; }
 
+/// Bytes of the norm's weights in shared memory.
+__host__ __device__ constexpr int norm_bytes(const GemvArgs& a) {
+  return a.norm_weight == nullptr ? 0 : a.in * (a.norm_weight_f32 ? 4 : 2);
+}
+
 template <class S>
-constexpr int shared_bytes(int rows, int in) {
-  return S::kRingBytes + S::kSumBytes + (S::kSharedX ? rows * x_stride(in) : 0);
+constexpr int shared_bytes(const GemvArgs& a) {
+  return S::kRingBytes + S::kSumBytes + (S::kSharedX ? a.rows * x_stride(a.in) + norm_bytes(a) : 0);
 }
 
 struct Work {
@@ -139,21 +144,51 @@ __device__ __forceinline__ void load_8(const float* from, float (&v)[8]) {
 
 /// Copies x of the model's type into shared memory, columns past the end as zeros.
 template <class S>
-__device__ __forceinline__ void copy_x(const GemvArgs& a, char* shared) {
+__device__ __forceinline__ void copy_x(const GemvArgs& a, uint32_t shared) {
   const int pieces = (a.in + kChunk - 1) / kChunk * 8;
+  const auto* x = static_cast<const uint16_t*>(a.x);
   for (int row = 0; row < a.rows; ++row) {
-    const uint4* from =
-        reinterpret_cast<const uint4*>(static_cast<const uint16_t*>(a.x) + int64_t{row} * a.in);
-    uint4* to = reinterpret_cast<uint4*>(shared + row * x_stride(a.in));
     for (int i = threadIdx.x; i < pieces; i += S::kThreads) {
-      to[i] = i * 8 < a.in ? from[i] : make_uint4(0, 0, 0, 0);
+      const bool inside = i * 8 < a.in;
+      const void* from = inside ? x + int64_t{row} * a.in + i * 8 : x;
+      ptx::async_copy_16(shared + row * x_stride(a.in) + i * 16, from, inside ? 16 : 0);
     }
+  }
+  ptx::async_copy_commit();
+  ptx::async_copy_wait<0>();
+}
+
+/// Requests the norm's weights, which no kernel writes, as the first group of copies.
+template <class S>
+__device__ __forceinline__ void fetch_norm(const GemvArgs& a, uint32_t shared) {
+  const auto* from = static_cast<const char*>(a.norm_weight);
+  for (int i = threadIdx.x * 16; i < norm_bytes(a); i += S::kThreads * 16) {
+    ptx::async_copy_16(shared + i, from + i, 16);
+  }
+  ptx::async_copy_commit();
+}
+
+/// Eight of the norm's weights from shared memory.
+template <bool kBf16>
+__device__ __forceinline__ void load_norm(const GemvArgs& a, const char* shared, int piece,
+                                          float (&w)[8]) {
+  if (a.norm_weight_f32) {
+    load_8(reinterpret_cast<const float*>(shared) + piece * 8, w);
+    return;
+  }
+  const uint4 bits = reinterpret_cast<const uint4*>(shared)[piece];
+  const uint32_t words[4] = {bits.x, bits.y, bits.z, bits.w};
+#pragma unroll
+  for (int j = 0; j < 8; ++j) {
+    w[j] = dense::widen<kBf16>(static_cast<uint16_t>(words[j / 2] >> 16 * (j % 2)));
   }
 }
 
-/// Normalises the FP32 rows of x into shared memory; a group of warps takes each row.
+/// Normalises the FP32 rows of x into shared memory; a group of warps takes each row, and finds it
+/// in L1 the second time.
 template <class S>
-__device__ __forceinline__ void normalize_x(const GemvArgs& a, char* shared, float* scratch) {
+__device__ __forceinline__ void normalize_x(const GemvArgs& a, char* shared, const char* norm,
+                                            float* scratch) {
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int row_slots = a.rows > 4 ? 8 : a.rows > 2 ? 4 : a.rows;
   const int group_warps = S::kWarps / row_slots, group_threads = group_warps * 32;
@@ -162,14 +197,17 @@ __device__ __forceinline__ void normalize_x(const GemvArgs& a, char* shared, flo
   float sum = 0.0f;
   if (row < a.rows) {
 #pragma unroll 4
-    for (int i = thread * 4; i < a.in; i += group_threads * 4) {
-      const float4 v = *reinterpret_cast<const float4*>(from + i);
-      sum += v.x * v.x + v.y * v.y + (v.z * v.z + v.w * v.w);
+    for (int i = thread * 8; i < a.in; i += group_threads * 8) {
+      float v[8];
+      load_8(from + i, v);
+#pragma unroll
+      for (int j = 0; j < 8; ++j) sum += v[j] * v[j];
     }
   }
 #pragma unroll
   for (int offset = 16; offset > 0; offset /= 2) sum += __shfl_xor_sync(~0u, sum, offset);
   if (lane == 0) scratch[warp] = sum;
+  ptx::async_copy_wait<S::kStages - 1>();  // the norm's weights
   __syncthreads();
   if (row >= a.rows) return;
   float total = 0.0f;
@@ -182,16 +220,7 @@ __device__ __forceinline__ void normalize_x(const GemvArgs& a, char* shared, flo
     float v[8] = {}, w[8] = {};
     if (i * 8 < a.in) {
       load_8(from + i * 8, v);
-      if (a.norm_weight_f32) {
-        load_8(static_cast<const float*>(a.norm_weight) + i * 8, w);
-      } else {
-        const uint4 bits = static_cast<const uint4*>(a.norm_weight)[i];
-        const uint32_t words[4] = {bits.x, bits.y, bits.z, bits.w};
-#pragma unroll
-        for (int j = 0; j < 8; ++j) {
-          w[j] = dense::widen<S::kBf16>(static_cast<uint16_t>(words[j / 2] >> 16 * (j % 2)));
-        }
-      }
+      load_norm<S::kBf16>(a, norm, i, w);
     }
 #pragma unroll
     for (int j = 0; j < 8; ++j) v[j] = v[j] * inverse * w[j];
@@ -275,53 +304,74 @@ __device__ __forceinline__ float join(const float* sums, int at) {
   return sum;
 }
 
+/// One thread's output of every unit: what is added to the sum comes before it is needed.
 template <class S>
-__device__ __forceinline__ void store_output(const GemvArgs& a, int row, int output, float value) {
-  const int64_t at = int64_t{row} * a.out_features + output;
-  if (a.bias != nullptr) {
-    value += dense::widen<S::kBf16>(static_cast<const uint16_t*>(a.bias)[output]);
-  }
-  if (a.residual != nullptr) value += a.residual[at];
-  if (a.f32_out) {
-    static_cast<float*>(a.out)[at] = value;
-  } else {
-    static_cast<uint16_t*>(a.out)[at] = dense::narrow<S::kBf16>(value);
-  }
-}
+class Output {
+ public:
+  __device__ explicit Output(const GemvArgs& a)
+      : a_(a),
+        outputs_(a.swiglu ? S::kUnit / 2 : S::kUnit),
+        row_(static_cast<int>(threadIdx.x) / outputs_),
+        n_(static_cast<int>(threadIdx.x) % outputs_) {}
 
-template <class S>
-__device__ __forceinline__ void finish_unit(const GemvArgs& a, int unit, const float* sums) {
-  const int outputs = a.swiglu ? S::kUnit / 2 : S::kUnit;
-  for (int i = threadIdx.x; i < a.rows * outputs; i += S::kThreads) {
-    const int row = i / outputs, n = i % outputs, output = unit * outputs + n;
-    if (output >= a.out_features) continue;
-    if (a.swiglu) {
-      const int at = row * S::kUnit + n / 4 * 8 + n % 4;
-      const float gate = join<S>(sums, at), up = join<S>(sums, at + 4);
-      store_output<S>(a, row, output, dense::silu(gate) * up);
+  __device__ __forceinline__ void begin(int unit) {
+    output_ = unit * outputs_ + n_;
+    inside_ = row_ < a_.rows && output_ < a_.out_features;
+    at_ = int64_t{row_} * a_.out_features + output_;
+    addend_ = 0.0f;
+    if (!inside_) return;
+    if (a_.bias != nullptr) {
+      addend_ = dense::widen<S::kBf16>(static_cast<const uint16_t*>(a_.bias)[output_]);
+    }
+    if (a_.residual != nullptr) addend_ += a_.residual[at_];
+  }
+
+  __device__ __forceinline__ void finish(const float* sums) const {
+    if (!inside_) return;
+    float value;
+    if (a_.swiglu) {
+      const int gate = row_ * S::kUnit + n_ / 4 * 8 + n_ % 4;
+      value = dense::silu(join<S>(sums, gate)) * join<S>(sums, gate + 4);
     } else {
-      store_output<S>(a, row, output, join<S>(sums, row * S::kUnit + n));
+      value = join<S>(sums, row_ * S::kUnit + n_) + addend_;
+    }
+    if (a_.f32_out) {
+      static_cast<float*>(a_.out)[at_] = value;
+    } else {
+      static_cast<uint16_t*>(a_.out)[at_] = dense::narrow<S::kBf16>(value);
     }
   }
-}
+
+ private:
+  const GemvArgs& a_;
+  int outputs_, row_, n_, output_ = 0;
+  bool inside_ = false;
+  int64_t at_ = 0;
+  float addend_ = 0.0f;
+};
 
 template <class S>
 __global__ __launch_bounds__(S::kThreads) void multiply_rows(const __grid_constant__ GemvArgs a) {
   extern __shared__ __align__(128) char shared[];
+  static_assert(S::kSums <= S::kThreads, "a thread finishes one output of a unit");
   ptx::start_dependents();
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   float* sums = reinterpret_cast<float*>(shared + S::kRingBytes);
   char* x_rows = shared + S::kRingBytes + S::kSumBytes;
+  char* norm = x_rows + a.rows * x_stride(a.in);
   const Work work = work_of<S>(a);
+  if (S::kSharedX && a.norm_weight != nullptr) fetch_norm<S>(a, ptx::shared_address(norm));
   WeightStream<S> weights(a, work,
                           ptx::shared_address(shared) + warp * S::kStages * S::kStageBytes);
   for (int i = 0; i < S::kStages - 1; ++i) weights.fetch();
   ptx::wait_for_predecessors();
+  Output<S> output(a);
+  output.begin(blockIdx.x);
   if constexpr (S::kSharedX) {
     if (a.norm_weight != nullptr) {
-      normalize_x<S>(a, x_rows, sums);
+      normalize_x<S>(a, x_rows, norm, sums);
     } else {
-      copy_x<S>(a, x_rows);
+      copy_x<S>(a, ptx::shared_address(x_rows));
     }
     __syncthreads();
   }
@@ -353,7 +403,8 @@ __global__ __launch_bounds__(S::kThreads) void multiply_rows(const __grid_consta
       }
     }
     __syncthreads();
-    finish_unit<S>(a, unit, unit_sums);
+    output.finish(unit_sums);
+    output.begin(unit + gridDim.x);
   }
 }
 

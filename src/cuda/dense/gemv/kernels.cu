@@ -15,13 +15,13 @@ template <bool kBf16>
 using Wide = Shape<kBf16, 8, 2, 4, false>;
 
 template <class S>
-bool fits(int rows, int in, const Device& device) {
-  return shared_bytes<S>(rows, in) <= device.shared_bytes;
+bool fits(const GemvArgs& args, const Device& device) {
+  return shared_bytes<S>(args) <= device.shared_bytes;
 }
 
 template <class S>
 cudaError_t start_shape(const GemvArgs& args, const Device& device, cudaStream_t stream) {
-  const int bytes = shared_bytes<S>(args.rows, args.in);
+  const int bytes = shared_bytes<S>(args);
   const cudaError_t code = cudaFuncSetAttribute(
       multiply_rows<S>, cudaFuncAttributeMaxDynamicSharedMemorySize, device.shared_bytes);
   if (code != cudaSuccess) return code;
@@ -34,10 +34,10 @@ cudaError_t start_shape(const GemvArgs& args, const Device& device, cudaStream_t
 
 template <bool kBf16>
 cudaError_t start_type(const GemvArgs& args, const Device& device, cudaStream_t stream) {
-  if (fits<Deep<kBf16>>(args.rows, args.in, device)) {
+  if (fits<Deep<kBf16>>(args, device)) {
     return start_shape<Deep<kBf16>>(args, device, stream);
   }
-  if (fits<Shallow<kBf16>>(args.rows, args.in, device)) {
+  if (fits<Shallow<kBf16>>(args, device)) {
     return start_shape<Shallow<kBf16>>(args, device, stream);
   }
   return start_shape<Wide<kBf16>>(args, device, stream);
@@ -45,8 +45,8 @@ cudaError_t start_type(const GemvArgs& args, const Device& device, cudaStream_t 
 
 }  // namespace
 
-bool x_fits_shared(int rows, int in, const Device& device) {
-  return fits<Shallow<false>>(rows, in, device);
+bool x_fits_shared(const GemvArgs& args, const Device& device) {
+  return fits<Shallow<false>>(args, device);
 }
 
 cudaError_t start_gemv(const GemvArgs& args, const Device& device, cudaStream_t stream) {

@@ -58,15 +58,20 @@ Result<int> gemv_max_norm_columns(int rows) {
     return usage_error("gemv: {} rows; 1 to {} are supported", rows, kGemvMaxRows);
   }
   const gemv::Device device = KV8_TRY(current_device());
-  int columns = device.shared_bytes / 2 / rows & ~63;
-  while (columns > 0 && !gemv::x_fits_shared(rows, columns, device)) columns -= 64;
-  return columns;
+  GemvArgs args;
+  args.norm_weight = &args;  // any; FP32 weights take more
+  args.norm_weight_f32 = true;
+  args.rows = rows;
+  for (args.in = device.shared_bytes / 64 * 64; args.in > 0; args.in -= 64) {
+    if (gemv::x_fits_shared(args, device)) break;
+  }
+  return args.in;
 }
 
 Status launch_gemv(const GemvArgs& args, CUstream_st* stream) {
   KV8_TRY(check(args));
   const gemv::Device device = KV8_TRY(current_device());
-  if (args.norm_weight != nullptr && !gemv::x_fits_shared(args.rows, args.in, device)) {
+  if (args.norm_weight != nullptr && !gemv::x_fits_shared(args, device)) {
     return capacity_error("gemv: {} rows of {} do not fit into shared memory for a fused norm",
                           args.rows, args.in);
   }

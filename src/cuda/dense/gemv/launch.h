@@ -10,8 +10,8 @@ struct CUstream_st;
 
 namespace kv8 {
 
-/// Largest `in` with which `rows` rows can have their norm fused on the current device; x then lies
-/// in shared memory.
+/// An `in` up to which `rows` rows can have their norm fused on the current device: x and the
+/// norm's weights then lie in shared memory.
 Result<int> gemv_max_norm_columns(int rows);
 
 /// Validates `args` and enqueues one kernel on `stream` (null: the default stream).

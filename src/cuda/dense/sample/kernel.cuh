@@ -212,7 +212,8 @@ class RowSampler {
   }
 
   __device__ __forceinline__ void draw() {
-    selector_.begin({key_value(static_cast<uint32_t>(m_.row.best >> 32)), m_.settings.temperature});
+    selector_.begin({key_value(static_cast<uint32_t>(m_.row.best >> 32)),
+                     1.0 / static_cast<double>(m_.settings.temperature)});
     double kept = selector_.total();  // weight of the tokens that are still in
     Place place{};
     // One loop, so that the search is compiled once.
@@ -317,7 +318,7 @@ class RowSampler {
 
 /// With `tickets` blocks take their places in the order in which they start, so that the blocks
 /// that a waiting one waits for are never behind blocks that wait themselves.
-__global__ __launch_bounds__(kThreads, 3) void sample_rows(const __grid_constant__ SampleArgs a,
+__global__ __launch_bounds__(kThreads, 2) void sample_rows(const __grid_constant__ SampleArgs a,
                                                            int parts, bool tickets) {
   extern __shared__ __align__(16) char shared[];
   __shared__ uint32_t ticket;

@@ -21,10 +21,10 @@ struct Summed {
 
 /// How logits become weights: exp((logit - largest) / temperature).
 struct Weighing {
-  double largest, temperature;
+  double largest, rate;  ///< rate: 1 / temperature
 
   __device__ Word units(float logit) const {
-    return __double2ull_rn(exp((logit - largest) / temperature) * 0x1p56);
+    return __double2ull_rn(exp((logit - largest) * rate) * 0x1p56);
   }
   __device__ Mass mass(float logit) const {
     const Word w = units(logit);
@@ -79,7 +79,7 @@ class Selector {
   __device__ __forceinline__ void begin(const Weighing& weighing) {
     if (threadIdx.x == 0) m_.weighing = weighing;  // count synchronises before it reads
     const auto largest = static_cast<float>(weighing.largest);
-    const auto scale = static_cast<float>(16.0 / weighing.temperature);
+    const auto scale = static_cast<float>(16.0 * weighing.rate);
     count([&](uint32_t) { return true; },
           [&](uint32_t, float logit) {
             return min(kBuckets - 1, __float2int_rz((largest - logit) * scale));
@@ -121,20 +121,33 @@ class Selector {
     __syncthreads();
     uint32_t rest = 0, rest_max = 0, rest_inverse = 0;  // most logits are in the last bucket
     Word rest_units = 0;
+    constexpr int kTogether = 4;  // exponentials are long chains
 #pragma unroll 1
-    for (int i = 0; i < kItems; ++i) {
-      const uint32_t key = m_.keys[i * kThreads + thread];
-      if (key == 0 || !takes(key)) continue;
-      const float logit = key_value(key);
-      const Word units = m_.weighing.units(logit);
-      const int bucket = bucket_of_key(key, logit);
-      if (bucket < kBuckets - 1) {
-        add(bucket, 1, units, key, ~key);
-      } else {
-        ++rest;
-        rest_units += units;
-        rest_max = max(rest_max, key);
-        rest_inverse = max(rest_inverse, ~key);
+    for (int i = 0; i < kItems; i += kTogether) {
+      uint32_t keys[kTogether];
+      bool any = false;
+#pragma unroll
+      for (int j = 0; j < kTogether; ++j) {
+        keys[j] = m_.keys[(i + j) * kThreads + thread];
+        if (!takes(keys[j])) keys[j] = 0;
+        any = any || keys[j] != 0;
+      }
+      if (!any) continue;
+      Word units[kTogether];
+#pragma unroll
+      for (int j = 0; j < kTogether; ++j) units[j] = m_.weighing.units(key_value(keys[j]));
+#pragma unroll
+      for (int j = 0; j < kTogether; ++j) {
+        if (keys[j] == 0) continue;
+        const int bucket = bucket_of_key(keys[j], key_value(keys[j]));
+        if (bucket < kBuckets - 1) {
+          add(bucket, 1, units[j], keys[j], ~keys[j]);
+        } else {
+          ++rest;
+          rest_units += units[j];
+          rest_max = max(rest_max, keys[j]);
+          rest_inverse = max(rest_inverse, ~keys[j]);
+        }
       }
     }
     rest = __reduce_add_sync(~0u, rest);
