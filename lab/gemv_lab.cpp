@@ -156,8 +156,14 @@ void compare_variants(int rows, double read_gb_s) {
   }
 }
 
-/// One layer's products with what is around them: the norm fused or in a kernel of its own where
-/// the product takes x through L1.
+const GemvVariant& wide_variant() {
+  return *std::find_if(gemv_variants().begin(), gemv_variants().end(), [](const GemvVariant& v) {
+    return std::strcmp(v.name, "w16 t4 s3 global") == 0;
+  });
+}
+
+/// One layer's products with what is around them. A variant with x in shared memory has its norm
+/// fused and takes the products behind norms; the rest goes to the one with wide units.
 cudaError_t launch_layer(const std::vector<Shape>& layer, const GemvVariant& v, int rows,
                          Arena& arena, cudaStream_t stream) {
   for (const Shape& s : layer) {
@@ -174,13 +180,8 @@ cudaError_t launch_layer(const std::vector<Shape>& layer, const GemvVariant& v, 
       a.x = norm.out;
       a.norm_weight = nullptr;
     }
-    cudaError_t code = v.start(a, v.blocks_each * multiprocessors(), stream);
-    if (code != cudaSuccess && a.norm_weight == nullptr) {  // x is too large for shared memory
-      const GemvVariant& wide = *std::find_if(
-          gemv_variants().begin(), gemv_variants().end(),
-          [](const GemvVariant& other) { return std::strcmp(other.name, "w8 t4 s4 global") == 0; });
-      code = wide.start(a, wide.blocks_each * multiprocessors(), stream);
-    }
+    const GemvVariant& chosen = v.shared_x && a.norm_weight == nullptr ? wide_variant() : v;
+    const cudaError_t code = chosen.start(a, chosen.blocks_each * multiprocessors(), stream);
     if (code != cudaSuccess) return code;
   }
   return cudaSuccess;

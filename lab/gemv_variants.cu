@@ -23,17 +23,14 @@ cudaError_t start(const GemvArgs& args, int blocks, cudaStream_t stream) {
 
 const std::vector<GemvVariant>& gemv_variants() {
   static const std::vector<GemvVariant> variants = {
-      {"w16 t1 s5", 1, start<16, 1, 5, true>, true},
       {"w16 t1 s6", 1, start<16, 1, 6, true>, true},
       {"w16 t2 s3", 1, start<16, 2, 3, true>, true},
-      {"w8 t1 s8", 1, start<8, 1, 8, true>, true},
+      {"w16 t2 s4", 1, start<16, 2, 4, true>, true},
       {"w8 t1 s8 x2", 2, start<8, 1, 8, true>, true},
-      {"w8 t1 s12", 1, start<8, 1, 12, true>, true},
-      {"w8 t2 s5", 1, start<8, 2, 5, true>, true},
+      {"w8 t2 s4 x2", 2, start<8, 2, 4, true>, true},
       {"w8 t2 s6", 1, start<8, 2, 6, true>, true},
-      {"w8 t4 s3", 1, start<8, 4, 3, true>, true},
-      {"w8 t4 s3 global", 1, start<8, 4, 3, false>, false},
-      {"w8 t4 s4 global", 1, start<8, 4, 4, false>, false},
+      {"w16 t2 s4 global", 1, start<16, 2, 4, false>, false},
+      {"w16 t2 s5 global", 1, start<16, 2, 5, false>, false},
       {"w16 t4 s2 global", 1, start<16, 4, 2, false>, false},
       {"w16 t4 s3 global", 1, start<16, 4, 3, false>, false},
   };

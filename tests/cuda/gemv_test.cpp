@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "cuda/dense/gemv/entry.h"
 #include "cuda/dense/gemv/launch.h"
 #include "cuda/dense_testing.h"
 #include "cuda/gpu.h"
@@ -17,7 +18,8 @@ using cuda_testing::normal_values;
 struct Case {
   int rows = 1, in = 256, out = 64;
   bool bf16 = false, f32_out = false, bias = false, residual = false;
-  bool norm = false, norm_f32 = false, swiglu = false, dependent = false;
+  bool norm = false, norm_f32 = false, swiglu = false;
+  int shared_bytes = 0;  ///< of the device that the kernel is chosen for; 0: the one at hand
 };
 
 /// One random problem; x is FP32 where the norm is fused.
@@ -62,9 +64,12 @@ std::vector<float> run(const Problem& p) {
   a.bf16 = c.bf16;
   a.f32_out = c.f32_out;
   a.swiglu = c.swiglu;
-  a.dependent_launch = c.dependent;
-  const Status status = launch_gemv(a, nullptr);
-  EXPECT_TRUE(status.ok()) << status.error().message;
+  if (c.shared_bytes > 0) {
+    EXPECT_EQ(gemv::start_gemv(a, {16, c.shared_bytes}, nullptr), cudaSuccess);
+  } else {
+    const Status status = launch_gemv(a, nullptr);
+    EXPECT_TRUE(status.ok()) << status.error().message;
+  }
   EXPECT_EQ(cudaDeviceSynchronize(), cudaSuccess);
   return c.f32_out ? residual.values() : p.type.widen(out.values());
 }
@@ -208,6 +213,33 @@ TEST(GemvTest, LongRowsFitNoSharedMemory) {
   }
 }
 
+TEST(GemvTest, DevicesWithLessSharedMemory) {
+  KV8_NEEDS_HOPPER();
+  for (int rows : {1, 2, 5, 8}) {
+    for (int bits = 0; bits < 8; ++bits) {
+      Case c;
+      c.rows = rows;
+      c.in = 2056;
+      c.out = 333;
+      c.norm = bits & 1;
+      c.swiglu = bits & 2;
+      c.bf16 = bits & 4;
+      c.shared_bytes = 99 << 10;
+      check(c);
+    }
+  }
+}
+
+TEST(GemvTest, NormsOfLongRowsBesideASmallerRing) {
+  KV8_NEEDS_HOPPER();
+  Case c;
+  c.rows = 8;
+  c.in = 8192;
+  c.out = 50;
+  c.norm = c.norm_f32 = true;
+  if (c.in <= gemv_max_norm_columns(c.rows).value()) check(c);
+}
+
 TEST(GemvTest, BadWeightsStayInTheirOutputAndBadRowsInTheirRow) {
   KV8_NEEDS_HOPPER();
   Case c;
@@ -266,6 +298,7 @@ TEST(GemvTest, RefusesWhatItCannotDo) {
   EXPECT_TRUE(refused([&](GemvArgs& a) {
     a.norm_weight = memory.get();
     a.rows = 8;
+    a.norm_weight_f32 = true;
     a.in = limit + 64;
   }));
 }

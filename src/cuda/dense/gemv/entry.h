@@ -14,7 +14,7 @@ struct Device {
 };
 
 /// Whether x, and the norm's weights, fit into shared memory beside the smallest ring.
-bool x_fits_shared(const GemvArgs& args, const Device& device);
+bool norm_fits(const GemvArgs& args, const Device& device);
 
 cudaError_t start_gemv(const GemvArgs& args, const Device& device, cudaStream_t stream);
 

@@ -29,13 +29,17 @@ struct Shape {
   static constexpr int kUnit = 8 * kTiles;  ///< weight rows of a unit
   static constexpr int kStageBytes = kTiles * 2 * 512;
   static constexpr int kRingBytes = kWarps * kStages * kStageBytes;
-  static constexpr int kSums = kGemvMaxRows * kUnit;  ///< sums of a unit
-  static constexpr int kSumBytes = 2 * kWarps * kSums * 4;
 };
 
 /// Bytes between rows of x in shared memory: 64 modulo 128, so that a load by a warp meets no bank
 /// conflict.
 __host__ __device__ constexpr int x_stride(int in) { return (in + 63) / 64 * 128 + 64; }
+
+/// Bytes of the warps' sums of two units.
+template <class S>
+__host__ __device__ constexpr int sum_bytes(int rows) {
+  return 2 * S::kWarps * rows * S::kUnit * 4;
+}
 
 /// Bytes of the norm's weights in shared memory.
 __host__ __device__ constexpr int norm_bytes(const GemvArgs& a) {
@@ -44,7 +48,8 @@ __host__ __device__ constexpr int norm_bytes(const GemvArgs& a) {
 
 template <class S>
 constexpr int shared_bytes(const GemvArgs& a) {
-  return S::kRingBytes + S::kSumBytes + (S::kSharedX ? a.rows * x_stride(a.in) + norm_bytes(a) : 0);
+  return S::kRingBytes + sum_bytes<S>(a.rows) +
+         (S::kSharedX ? a.rows * x_stride(a.in) + norm_bytes(a) : 0);
 }
 
 struct Work {
@@ -297,10 +302,10 @@ __device__ __forceinline__ void multiply(float (&sum)[4], const uint4& x, const 
 
 /// Adds the warps' sums in their order.
 template <class S>
-__device__ __forceinline__ float join(const float* sums, int at) {
+__device__ __forceinline__ float join(const float* sums, int rows, int at) {
   float sum = 0.0f;
 #pragma unroll
-  for (int warp = 0; warp < S::kWarps; ++warp) sum += sums[warp * S::kSums + at];
+  for (int warp = 0; warp < S::kWarps; ++warp) sum += sums[warp * rows * S::kUnit + at];
   return sum;
 }
 
@@ -331,9 +336,9 @@ class Output {
     float value;
     if (a_.swiglu) {
       const int gate = row_ * S::kUnit + n_ / 4 * 8 + n_ % 4;
-      value = dense::silu(join<S>(sums, gate)) * join<S>(sums, gate + 4);
+      value = dense::silu(join<S>(sums, a_.rows, gate)) * join<S>(sums, a_.rows, gate + 4);
     } else {
-      value = join<S>(sums, row_ * S::kUnit + n_) + addend_;
+      value = join<S>(sums, a_.rows, row_ * S::kUnit + n_) + addend_;
     }
     if (a_.f32_out) {
       static_cast<float*>(a_.out)[at_] = value;
@@ -353,11 +358,11 @@ class Output {
 template <class S>
 __global__ __launch_bounds__(S::kThreads) void multiply_rows(const __grid_constant__ GemvArgs a) {
   extern __shared__ __align__(128) char shared[];
-  static_assert(S::kSums <= S::kThreads, "a thread finishes one output of a unit");
+  static_assert(kGemvMaxRows * S::kUnit <= S::kThreads, "a thread finishes one output of a unit");
   ptx::start_dependents();
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   float* sums = reinterpret_cast<float*>(shared + S::kRingBytes);
-  char* x_rows = shared + S::kRingBytes + S::kSumBytes;
+  char* x_rows = shared + S::kRingBytes + sum_bytes<S>(a.rows);
   char* norm = x_rows + a.rows * x_stride(a.in);
   const Work work = work_of<S>(a);
   if (S::kSharedX && a.norm_weight != nullptr) fetch_norm<S>(a, ptx::shared_address(norm));
@@ -393,9 +398,9 @@ __global__ __launch_bounds__(S::kThreads) void multiply_rows(const __grid_consta
       }
       weights.fetch();
     }
-    float* unit_sums = sums + parity * S::kWarps * S::kSums;
+    float* unit_sums = sums + parity * S::kWarps * a.rows * S::kUnit;
     if (lane / 4 < a.rows) {
-      float* own = unit_sums + warp * S::kSums + lane / 4 * S::kUnit + lane % 4 * 2;
+      float* own = unit_sums + (warp * a.rows + lane / 4) * S::kUnit + lane % 4 * 2;
 #pragma unroll
       for (int tile = 0; tile < S::kTiles; ++tile) {
         own[tile * 8] = sum[tile][0][0] + sum[tile][1][0];

@@ -6,13 +6,16 @@
 namespace kv8::gemv {
 namespace {
 
-/// x in shared memory beside a deep or a shallow ring; else x through L1, read once for two tiles.
+/// With a fused norm x lies in shared memory, else it comes through L1 and is read once for several
+/// tiles. Second choices are for devices with less shared memory.
 template <bool kBf16>
-using Deep = Shape<kBf16, 8, 1, 8, true>;
+using Norm = Shape<kBf16, 16, 2, 3, true>;
 template <bool kBf16>
-using Shallow = Shape<kBf16, 8, 1, 3, true>;
+using SmallNorm = Shape<kBf16, 8, 1, 3, true>;
 template <bool kBf16>
-using Wide = Shape<kBf16, 8, 2, 4, false>;
+using Plain = Shape<kBf16, 16, 4, 3, false>;
+template <bool kBf16>
+using SmallPlain = Shape<kBf16, 8, 2, 4, false>;
 
 template <class S>
 bool fits(const GemvArgs& args, const Device& device) {
@@ -32,21 +35,23 @@ cudaError_t start_shape(const GemvArgs& args, const Device& device, cudaStream_t
                       args.dependent_launch, stream, args);
 }
 
+template <class First, class Second>
+cudaError_t start_first_that_fits(const GemvArgs& args, const Device& device, cudaStream_t stream) {
+  return fits<First>(args, device) ? start_shape<First>(args, device, stream)
+                                   : start_shape<Second>(args, device, stream);
+}
+
 template <bool kBf16>
 cudaError_t start_type(const GemvArgs& args, const Device& device, cudaStream_t stream) {
-  if (fits<Deep<kBf16>>(args, device)) {
-    return start_shape<Deep<kBf16>>(args, device, stream);
-  }
-  if (fits<Shallow<kBf16>>(args, device)) {
-    return start_shape<Shallow<kBf16>>(args, device, stream);
-  }
-  return start_shape<Wide<kBf16>>(args, device, stream);
+  return args.norm_weight != nullptr
+             ? start_first_that_fits<Norm<kBf16>, SmallNorm<kBf16>>(args, device, stream)
+             : start_first_that_fits<Plain<kBf16>, SmallPlain<kBf16>>(args, device, stream);
 }
 
 }  // namespace
 
-bool x_fits_shared(const GemvArgs& args, const Device& device) {
-  return fits<Shallow<false>>(args, device);
+bool norm_fits(const GemvArgs& args, const Device& device) {
+  return fits<SmallNorm<false>>(args, device);
 }
 
 cudaError_t start_gemv(const GemvArgs& args, const Device& device, cudaStream_t stream) {

@@ -63,7 +63,7 @@ Result<int> gemv_max_norm_columns(int rows) {
   args.norm_weight_f32 = true;
   args.rows = rows;
   for (args.in = device.shared_bytes / 64 * 64; args.in > 0; args.in -= 64) {
-    if (gemv::x_fits_shared(args, device)) break;
+    if (gemv::norm_fits(args, device)) break;
   }
   return args.in;
 }
@@ -71,7 +71,7 @@ Result<int> gemv_max_norm_columns(int rows) {
 Status launch_gemv(const GemvArgs& args, CUstream_st* stream) {
   KV8_TRY(check(args));
   const gemv::Device device = KV8_TRY(current_device());
-  if (args.norm_weight != nullptr && !gemv::x_fits_shared(args, device)) {
+  if (args.norm_weight != nullptr && !gemv::norm_fits(args, device)) {
     return capacity_error("gemv: {} rows of {} do not fit into shared memory for a fused norm",
                           args.rows, args.in);
   }

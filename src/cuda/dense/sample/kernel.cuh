@@ -20,30 +20,35 @@ struct Memory {
   SampleSettings settings;
 };
 
-/// Joins two parts, in the order of the row.
-__device__ __forceinline__ Part join(const Part& a, const Part& b) {
-  Part both{};
-  both.best = max(a.best, b.best);
-  both.fault = min(a.fault, b.fault);
-  both.finite = a.finite | b.finite;
-  both.matches = a.matches + b.matches;
-  both.largest = fmaxf(a.largest, b.largest);
-  const auto scaled = [&](const Part& p) {
-    return p.sum == 0.0 ? 0.0 : p.sum * exp(static_cast<double>(p.largest) - both.largest);
-  };
-  both.sum = scaled(a) + scaled(b);
-  return both;
+/// The same part with its sum relative to a larger logit.
+__device__ __forceinline__ Part rebased(Part p, float largest) {
+  if (p.sum != 0.0) p.sum *= exp(static_cast<double>(p.largest) - largest);
+  p.largest = largest;
+  return p;
 }
 
-__device__ __forceinline__ Part shuffled(const Part& p, int offset) {
-  return {__shfl_xor_sync(~0u, p.best, offset),    __shfl_xor_sync(~0u, p.sum, offset),
-          __shfl_xor_sync(~0u, p.largest, offset), __shfl_xor_sync(~0u, p.fault, offset),
-          __shfl_xor_sync(~0u, p.finite, offset),  __shfl_xor_sync(~0u, p.matches, offset)};
+/// Joins two parts of one base.
+__device__ __forceinline__ Part join(const Part& a, const Part& b) {
+  return {max(a.best, b.best),   a.sum + b.sum,       a.largest,
+          min(a.fault, b.fault), a.finite | b.finite, a.matches + b.matches};
 }
 
 __device__ __forceinline__ Part join_warp(Part p) {
+  float largest = p.largest;
+  for (int offset = 1; offset < 32; offset *= 2) {
+    largest = fmaxf(largest, __shfl_xor_sync(~0u, largest, offset));
+  }
+  p = rebased(p, largest);
 #pragma unroll 1
-  for (int offset = 1; offset < 32; offset *= 2) p = join(p, shuffled(p, offset));
+  for (int offset = 1; offset < 32; offset *= 2) {
+    const Part other{__shfl_xor_sync(~0u, p.best, offset),
+                     __shfl_xor_sync(~0u, p.sum, offset),
+                     largest,
+                     __shfl_xor_sync(~0u, p.fault, offset),
+                     __shfl_xor_sync(~0u, p.finite, offset),
+                     __shfl_xor_sync(~0u, p.matches, offset)};
+    p = join(p, other);
+  }
   return p;
 }
 
@@ -76,18 +81,11 @@ class RowSampler {
         row_(row),
         part_(part),
         parts_(parts),
-        selector_(memory.select, state, part, parts) {
-    if (threadIdx.x == 0) {
-      m_.settings = args.settings[row];
-      const int most = args.top == nullptr ? 0 : min(kSampleMaxLogprobs, args.vocab);
-      m_.settings.num_logprobs = max(0, min(m_.settings.num_logprobs, most));
-    }
-    __syncthreads();
-  }
+        selector_(memory.select, state, part, parts) {}
 
   __device__ __forceinline__ void run() {
-    const bool greedy = m_.settings.temperature == 0.0f || m_.settings.top_k == 1;
     read_slice();
+    const bool greedy = m_.settings.temperature == 0.0f || m_.settings.top_k == 1;
     if (greedy && num_top() == 0) {
       if (!selector_.team().arrive_last()) return;
       join_parts();
@@ -119,6 +117,15 @@ class RowSampler {
   }
   __device__ __forceinline__ int best() const { return candidate_id(m_.row.best); }
 
+  __device__ __forceinline__ void read_settings() {
+    if (threadIdx.x == 0) {
+      m_.settings = a_.settings[row_];
+      const int most = a_.top == nullptr ? 0 : min(kSampleMaxLogprobs, a_.vocab);
+      m_.settings.num_logprobs = max(0, min(m_.settings.num_logprobs, most));
+    }
+    __syncthreads();
+  }
+
   /// Reads the block's logits, adds the biases, and publishes the block's part.
   __device__ __forceinline__ void read_slice() {
     float logit[kItems];
@@ -134,11 +141,13 @@ class RowSampler {
       p.finite |= isfinite(logit[i]);
       p.largest = fmaxf(p.largest, logit[i]);
     }
+    read_settings();  // requested behind the logits, not before them
     if (num_top() > 0 && p.largest > -INFINITY) {
-#pragma unroll 1
+#pragma unroll 4
       for (int i = 0; i < kItems; ++i) {
         const uint32_t own = key(i * kThreads + static_cast<int>(threadIdx.x));
-        if (own != 0) p.sum += exp(static_cast<double>(key_value(own)) - p.largest);
+        const double weight = exp(static_cast<double>(key_value(own)) - p.largest);
+        p.sum += own == 0 ? 0.0 : weight;
       }
     }
     __syncthreads();
@@ -183,7 +192,11 @@ class RowSampler {
   __device__ __forceinline__ void join_parts() {
     if (threadIdx.x < 32) {
       Part p = empty_part();
-      for (int i = threadIdx.x; i < parts_; i += 32) p = join(p, load_part(&state_.parts[i]));
+      for (int i = threadIdx.x; i < parts_; i += 32) {
+        const Part next = load_part(&state_.parts[i]);
+        const float largest = fmaxf(p.largest, next.largest);
+        p = join(rebased(p, largest), rebased(next, largest));
+      }
       p = join_warp(p);
       if (threadIdx.x == 0) {
         m_.row = p;
