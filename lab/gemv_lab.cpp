@@ -142,8 +142,7 @@ void compare_variants(int rows, double read_gb_s) {
         cudaError_t code = cudaSuccess;
         const double us = time_graph(4, [&](cudaStream_t stream) {
           for (int i = 0; i < launches && code == cudaSuccess; ++i) {
-            code = v.start(args_of(s, rows, arena, dependent, false),
-                           v.blocks_each * multiprocessors(), stream);
+            code = v.global_x(args_of(s, rows, arena, dependent, false), multiprocessors(), stream);
           }
         });
         cudaGetLastError();
@@ -156,19 +155,12 @@ void compare_variants(int rows, double read_gb_s) {
   }
 }
 
-const GemvVariant& wide_variant() {
-  return *std::find_if(gemv_variants().begin(), gemv_variants().end(), [](const GemvVariant& v) {
-    return std::strcmp(v.name, "w16 t4 s3 global") == 0;
-  });
-}
-
-/// One layer's products with what is around them. A variant with x in shared memory has its norm
-/// fused and takes the products behind norms; the rest goes to the one with wide units.
-cudaError_t launch_layer(const std::vector<Shape>& layer, const GemvVariant& v, int rows,
-                         Arena& arena, cudaStream_t stream) {
+/// One layer's products: the norm fused, or in a kernel of its own.
+cudaError_t launch_layer(const std::vector<Shape>& layer, const GemvVariant& v, bool fused,
+                         int rows, Arena& arena, cudaStream_t stream) {
   for (const Shape& s : layer) {
     GemvArgs a = args_of(s, rows, arena, true, true);
-    if (!v.shared_x && a.norm_weight != nullptr) {
+    if (!fused && a.norm_weight != nullptr) {
       RmsNormArgs norm;
       norm.x = static_cast<const float*>(a.x);
       norm.weight = a.norm_weight;
@@ -180,8 +172,8 @@ cudaError_t launch_layer(const std::vector<Shape>& layer, const GemvVariant& v, 
       a.x = norm.out;
       a.norm_weight = nullptr;
     }
-    const GemvVariant& chosen = v.shared_x && a.norm_weight == nullptr ? wide_variant() : v;
-    const cudaError_t code = chosen.start(a, chosen.blocks_each * multiprocessors(), stream);
+    const GemvStart start = a.norm_weight != nullptr ? v.shared_x : v.global_x;
+    const cudaError_t code = start(a, multiprocessors(), stream);
     if (code != cudaSuccess) return code;
   }
   return cudaSuccess;
@@ -198,24 +190,26 @@ void time_chains(double read_gb_s) {
   }
   std::printf("\n");
   for (const GemvVariant& v : gemv_variants()) {
-    std::printf("%-18s", v.name);
-    for (const auto& layer : {kQwen, kLlama}) {
-      double bytes = 0;
-      for (const Shape& s : layer) bytes += s.bytes();
-      const int layers = static_cast<int>(3e9 / bytes);
-      for (const int rows : {1, 2, 4, 8}) {
-        cudaError_t code = cudaSuccess;
-        const double us = time_graph(6, [&](cudaStream_t stream) {
-          for (int i = 0; i < layers && code == cudaSuccess; ++i) {
-            code = launch_layer(layer, v, rows, arena, stream);
-          }
-        });
-        cudaGetLastError();
-        std::printf("  %5.1f",
-                    code == cudaSuccess ? 1e-3 * bytes * layers / us / read_gb_s * 100 : -1.0);
+    for (const bool fused : {true, false}) {
+      std::printf("%-11s %-6s", v.name, fused ? "fused" : "apart");
+      for (const auto& layer : {kQwen, kLlama}) {
+        double bytes = 0;
+        for (const Shape& s : layer) bytes += s.bytes();
+        const int layers = static_cast<int>(3e9 / bytes);
+        for (const int rows : {1, 2, 4, 8}) {
+          cudaError_t code = cudaSuccess;
+          const double us = time_graph(5, [&](cudaStream_t stream) {
+            for (int i = 0; i < layers && code == cudaSuccess; ++i) {
+              code = launch_layer(layer, v, fused, rows, arena, stream);
+            }
+          });
+          cudaGetLastError();
+          const double percent = 1e-3 * bytes * layers / us / read_gb_s * 100;
+          std::printf("  %5.1f", code == cudaSuccess ? percent : -1.0);
+        }
       }
+      std::printf("\n");
     }
-    std::printf("\n");
   }
 }
 

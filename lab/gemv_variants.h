@@ -9,11 +9,11 @@
 
 namespace kv8::lab {
 
+using GemvStart = cudaError_t (*)(const GemvArgs& args, int multiprocessors, cudaStream_t stream);
+
 struct GemvVariant {
   const char* name;
-  int blocks_each;  ///< blocks a multiprocessor
-  cudaError_t (*start)(const GemvArgs& args, int blocks, cudaStream_t stream);
-  bool shared_x;
+  GemvStart shared_x, global_x;  ///< x in shared memory (a fused norm needs that), or through L1
 };
 
 const std::vector<GemvVariant>& gemv_variants();

@@ -26,7 +26,8 @@ struct Shape {
   static constexpr int kStages = kStages_;
   static constexpr bool kSharedX = kSharedX_;  ///< x in shared memory, else through L1
   static constexpr int kThreads = 32 * kWarps;
-  static constexpr int kUnit = 8 * kTiles;  ///< weight rows of a unit
+  static constexpr int kUnit = 8 * kTiles;             ///< weight rows of a unit
+  static constexpr int kChains = kTiles == 1 ? 2 : 1;  ///< sums of a tile side by side
   static constexpr int kStageBytes = kTiles * 2 * 512;
   static constexpr int kRingBytes = kWarps * kStages * kStageBytes;
 };
@@ -97,10 +98,10 @@ class WeightStream {
     write_ = write_ + 1 == S::kStages ? 0 : write_ + 1;
   }
 
-  /// Shared address of this lane's pieces of the oldest stage, which is given back by the next
-  /// call's fetch.
+  /// Shared address of this lane's pieces of the oldest stage. The next fetch fills its place
+  /// again: products stand between, and wait for what they read.
   __device__ __forceinline__ uint32_t next() {
-    ptx::async_copy_wait<S::kStages - 2>();
+    ptx::async_copy_wait<S::kStages - 1>();
     const uint32_t slot = lane_ + read_ * S::kStageBytes;
     read_ = read_ + 1 == S::kStages ? 0 : read_ + 1;
     return slot;
@@ -212,7 +213,7 @@ __device__ __forceinline__ void normalize_x(const GemvArgs& a, char* shared, con
 #pragma unroll
   for (int offset = 16; offset > 0; offset /= 2) sum += __shfl_xor_sync(~0u, sum, offset);
   if (lane == 0) scratch[warp] = sum;
-  ptx::async_copy_wait<S::kStages - 1>();  // the norm's weights
+  ptx::async_copy_wait<S::kStages>();  // the norm's weights
   __syncthreads();
   if (row >= a.rows) return;
   float total = 0.0f;
@@ -322,7 +323,7 @@ class Output {
   __device__ __forceinline__ void begin(int unit) {
     output_ = unit * outputs_ + n_;
     inside_ = row_ < a_.rows && output_ < a_.out_features;
-    at_ = int64_t{row_} * a_.out_features + output_;
+    at_ = row_ * a_.out_features + output_;
     addend_ = 0.0f;
     if (!inside_) return;
     if (a_.bias != nullptr) {
@@ -351,12 +352,13 @@ class Output {
   const GemvArgs& a_;
   int outputs_, row_, n_, output_ = 0;
   bool inside_ = false;
-  int64_t at_ = 0;
+  int at_ = 0;  ///< of the output, which has less than 2^31 elements
   float addend_ = 0.0f;
 };
 
 template <class S>
-__global__ __launch_bounds__(S::kThreads) void multiply_rows(const __grid_constant__ GemvArgs a) {
+__global__ __launch_bounds__(S::kThreads, 1024 / S::kThreads) void multiply_rows(
+    const __grid_constant__ GemvArgs a) {
   extern __shared__ __align__(128) char shared[];
   static_assert(kGemvMaxRows * S::kUnit <= S::kThreads, "a thread finishes one output of a unit");
   ptx::start_dependents();
@@ -368,7 +370,7 @@ __global__ __launch_bounds__(S::kThreads) void multiply_rows(const __grid_consta
   if (S::kSharedX && a.norm_weight != nullptr) fetch_norm<S>(a, ptx::shared_address(norm));
   WeightStream<S> weights(a, work,
                           ptx::shared_address(shared) + warp * S::kStages * S::kStageBytes);
-  for (int i = 0; i < S::kStages - 1; ++i) weights.fetch();
+  for (int i = 0; i < S::kStages; ++i) weights.fetch();
   ptx::wait_for_predecessors();
   Output<S> output(a);
   output.begin(blockIdx.x);
@@ -383,7 +385,7 @@ __global__ __launch_bounds__(S::kThreads) void multiply_rows(const __grid_consta
   XReader<S> reader(a, ptx::shared_address(x_rows), work.steps);
   int parity = 0;
   for (int unit = blockIdx.x; unit < work.units; unit += gridDim.x, parity ^= 1) {
-    float sum[S::kTiles][2][4] = {};
+    float sum[S::kTiles][S::kChains][4] = {};
     for (int step = 0; step < work.steps; ++step) {
       uint4 x[2];
       reader.next(x);
@@ -393,7 +395,7 @@ __global__ __launch_bounds__(S::kThreads) void multiply_rows(const __grid_consta
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
           const uint4 w = ptx::load_shared_16(slot + (2 * tile + half) * 512);
-          multiply<S::kBf16>(sum[tile][half], x[half], w);
+          multiply<S::kBf16>(sum[tile][half % S::kChains], x[half], w);
         }
       }
       weights.fetch();
@@ -403,8 +405,10 @@ __global__ __launch_bounds__(S::kThreads) void multiply_rows(const __grid_consta
       float* own = unit_sums + (warp * a.rows + lane / 4) * S::kUnit + lane % 4 * 2;
 #pragma unroll
       for (int tile = 0; tile < S::kTiles; ++tile) {
-        own[tile * 8] = sum[tile][0][0] + sum[tile][1][0];
-        own[tile * 8 + 1] = sum[tile][0][1] + sum[tile][1][1];
+        for (int i = 0; i < 2; ++i) {
+          own[tile * 8 + i] =
+              S::kChains == 2 ? sum[tile][0][i] + sum[tile][S::kChains - 1][i] : sum[tile][0][i];
+        }
       }
     }
     __syncthreads();

@@ -6,16 +6,13 @@
 namespace kv8::gemv {
 namespace {
 
-/// With a fused norm x lies in shared memory, else it comes through L1 and is read once for several
-/// tiles. Second choices are for devices with less shared memory.
-template <bool kBf16>
-using Norm = Shape<kBf16, 16, 2, 3, true>;
-template <bool kBf16>
-using SmallNorm = Shape<kBf16, 8, 1, 3, true>;
-template <bool kBf16>
-using Plain = Shape<kBf16, 16, 4, 3, false>;
-template <bool kBf16>
-using SmallPlain = Shape<kBf16, 8, 2, 4, false>;
+/// With a fused norm x lies in shared memory, else it comes through L1. The ring leaves room for
+/// the next launch's ring on the same multiprocessor. Second choices are for devices with less
+/// shared memory, and for many long rows.
+template <bool kBf16, bool kSharedX>
+using First = Shape<kBf16, 16, 2, 3, kSharedX>;
+template <bool kBf16, bool kSharedX>
+using Second = Shape<kBf16, 8, 1, 3, kSharedX>;
 
 template <class S>
 bool fits(const GemvArgs& args, const Device& device) {
@@ -35,23 +32,23 @@ cudaError_t start_shape(const GemvArgs& args, const Device& device, cudaStream_t
                       args.dependent_launch, stream, args);
 }
 
-template <class First, class Second>
-cudaError_t start_first_that_fits(const GemvArgs& args, const Device& device, cudaStream_t stream) {
-  return fits<First>(args, device) ? start_shape<First>(args, device, stream)
-                                   : start_shape<Second>(args, device, stream);
+template <bool kBf16, bool kSharedX>
+cudaError_t start_source(const GemvArgs& args, const Device& device, cudaStream_t stream) {
+  return fits<First<kBf16, kSharedX>>(args, device)
+             ? start_shape<First<kBf16, kSharedX>>(args, device, stream)
+             : start_shape<Second<kBf16, kSharedX>>(args, device, stream);
 }
 
 template <bool kBf16>
 cudaError_t start_type(const GemvArgs& args, const Device& device, cudaStream_t stream) {
-  return args.norm_weight != nullptr
-             ? start_first_that_fits<Norm<kBf16>, SmallNorm<kBf16>>(args, device, stream)
-             : start_first_that_fits<Plain<kBf16>, SmallPlain<kBf16>>(args, device, stream);
+  return args.norm_weight != nullptr ? start_source<kBf16, true>(args, device, stream)
+                                     : start_source<kBf16, false>(args, device, stream);
 }
 
 }  // namespace
 
 bool norm_fits(const GemvArgs& args, const Device& device) {
-  return fits<SmallNorm<false>>(args, device);
+  return fits<Second<false, true>>(args, device);
 }
 
 cudaError_t start_gemv(const GemvArgs& args, const Device& device, cudaStream_t stream) {

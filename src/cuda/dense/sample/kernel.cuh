@@ -90,9 +90,10 @@ class RowSampler {
       if (!selector_.team().arrive_last()) return;
       join_parts();
       finish(best());
-      if (threadIdx.x == 0) state_.arrived = 0;
       return;
     }
+    selector_.clear();
+    if (part_ == 0 && threadIdx.x == 0) state_.gathered = 0;
     selector_.team().barrier();
     join_parts();
     if (faulty()) {
@@ -105,7 +106,7 @@ class RowSampler {
       }
       if (num_top() > 0) report_top();
     }
-    if (selector_.team().leave_last()) reset();
+    selector_.team().leave();
   }
 
  private:
@@ -132,16 +133,19 @@ class RowSampler {
     Part p = empty_part();
 #pragma unroll
     for (int i = 0; i < kItems; ++i) {
+      const int id = first_id() + i * kThreads + static_cast<int>(threadIdx.x);
+      logit[i] = id < a_.vocab ? logits_[id] : -INFINITY;
+    }
+    read_settings();  // requested behind the logits, not before or after them
+#pragma unroll
+    for (int i = 0; i < kItems; ++i) {
       const int item = i * kThreads + static_cast<int>(threadIdx.x), id = first_id() + item;
-      const bool inside = id < a_.vocab;
-      logit[i] = inside ? logits_[id] : -INFINITY;
-      key(item) = inside ? order_key(logit[i]) : 0;
+      key(item) = id < a_.vocab ? order_key(logit[i]) : 0;
       if (isnan(logit[i]) || logit[i] == INFINITY)
         p.fault = min(p.fault, static_cast<uint32_t>(id));
       p.finite |= isfinite(logit[i]);
       p.largest = fmaxf(p.largest, logit[i]);
     }
-    read_settings();  // requested behind the logits, not before them
     if (num_top() > 0 && p.largest > -INFINITY) {
 #pragma unroll 4
       for (int i = 0; i < kItems; ++i) {
@@ -192,6 +196,7 @@ class RowSampler {
   __device__ __forceinline__ void join_parts() {
     if (threadIdx.x < 32) {
       Part p = empty_part();
+#pragma unroll 2
       for (int i = threadIdx.x; i < parts_; i += 32) {
         const Part next = load_part(&state_.parts[i]);
         const float largest = fmaxf(p.largest, next.largest);
@@ -200,7 +205,7 @@ class RowSampler {
       p = join_warp(p);
       if (threadIdx.x == 0) {
         m_.row = p;
-        m_.logprob_base = static_cast<double>(p.largest) + log(p.sum);
+        if (num_top() > 0) m_.logprob_base = static_cast<double>(p.largest) + log(p.sum);
       }
     }
     __syncthreads();
@@ -228,8 +233,7 @@ class RowSampler {
     selector_.begin({key_value(static_cast<uint32_t>(m_.row.best >> 32)),
                      1.0 / static_cast<double>(m_.settings.temperature)});
     double kept = selector_.total();  // weight of the tokens that are still in
-    Place place{};
-    // One loop, so that the search is compiled once.
+                                      // One loop, so that the search is compiled once.
 #pragma unroll 1
     for (int i = Goal::kCount; i <= Goal::kExceed; ++i) {
       const auto kind = static_cast<Goal::Kind>(i);
@@ -242,9 +246,9 @@ class RowSampler {
       if (kind == Goal::kExceed && mass >= kept) {  // rounded up
         mass = __longlong_as_double(__double_as_longlong(kept) - 1);
       }
-      place = selector_.find({kind, static_cast<uint32_t>(top_k), mass});
-      kept = place.prefix.mass.value();
+      kept = selector_.find({kind, static_cast<uint32_t>(top_k), mass}).prefix.mass.value();
     }
+    const Place& place = selector_.found();
     for_matches(place, [&](int id, uint32_t rank) {
       if (rank == place.rank) store_drawn(id);
     });
@@ -261,6 +265,14 @@ class RowSampler {
   /// Calls act(id, rank among the row's matches) for the block's logits that equal the place's.
   template <class Act>
   __device__ __forceinline__ void for_matches(const Place& place, Act act) {
+    if (place.matches == 1) {
+#pragma unroll 4
+      for (int i = threadIdx.x; i < kSlice; i += kThreads) {
+        if (key(i) == place.key) act(first_id() + i, 0u);
+      }
+      __syncthreads();
+      return;
+    }
     constexpr int kPerWarp = kSlice / kWarps;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, first = warp * kPerWarp;
     uint32_t own = 0;
@@ -270,11 +282,9 @@ class RowSampler {
     __syncthreads();
     uint32_t rank = 0;
     for (int i = 0; i < warp; ++i) rank += m_.warp_matches[i];
-    if (place.matches > 1) {  // else this block has the only one, or none
-      if (threadIdx.x == kThreads - 1) state_.parts[part_].matches = rank + own;
-      selector_.team().barrier();
-      for (int i = 0; i < part_; ++i) rank += __ldcg(&state_.parts[i].matches);
-    }
+    if (threadIdx.x == kThreads - 1) state_.parts[part_].matches = rank + own;
+    selector_.team().barrier();
+    for (int i = 0; i < part_; ++i) rank += __ldcg(&state_.parts[i].matches);
     for (int i = lane; i < kPerWarp; i += 32) {
       const bool match = key(first + i) == place.key;
       const uint32_t ballot = __ballot_sync(~0u, match);
@@ -294,7 +304,7 @@ class RowSampler {
       __syncthreads();
     }
     selector_.begin({m_.row.largest, 1.0});
-    const Place place = selector_.find({Goal::kCount, static_cast<uint32_t>(num_top()), 0.0});
+    const Place& place = selector_.find({Goal::kCount, static_cast<uint32_t>(num_top()), 0.0});
     const auto gather = [&](int id, uint32_t k) {
       state_.top[atomicAdd(&state_.gathered, 1u)] = candidate(k, id);
     };
@@ -313,12 +323,6 @@ class RowSampler {
     const int id = candidate_id(own);
     a_.top[static_cast<int64_t>(row_) * kSampleMaxLogprobs + rank] = {
         id, 0, logits_[id] - m_.logprob_base};
-  }
-
-  /// Leaves the state as it was before the first launch.
-  __device__ __forceinline__ void reset() {
-    for (int i = 0; i < kHistograms; ++i) state_.buckets[i][threadIdx.x] = Bucket{};
-    if (threadIdx.x == 0) state_.arrived = state_.left = state_.gathered = 0;
   }
 
   const SampleArgs& a_;

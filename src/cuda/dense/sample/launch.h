@@ -11,7 +11,8 @@ struct CUstream_st;
 namespace kv8 {
 
 /// Bytes of device memory that launches of up to `rows` rows need, aligned to 16 bytes. Zeroed once
-/// by the caller; every launch leaves it as it found it. Not shared by launches that may overlap.
+/// by the caller; every launch leaves it ready for the next one. Not shared by launches that may
+/// overlap.
 std::size_t sample_workspace_bytes(int rows);
 
 /// Validates `args` and enqueues one kernel on `stream` (null: the default stream).

@@ -32,19 +32,9 @@ struct Weighing {
   }
 };
 
-struct SelectMemory {
-  uint32_t keys[kSlice];  ///< 0 past the end of the row
-  LocalHistogram local;
-  Summed first, current;
-  Weighing weighing;
-  Mass warp_mass[kWarps];
-  uint32_t warp_count[kWarps];
-  int found, last;
-};
-
 /// What lies before a place in the order.
 struct Prefix {
-  uint32_t count = 0;
+  uint32_t count;
   Mass mass;
 };
 
@@ -67,12 +57,34 @@ struct Place {
   Prefix prefix;  ///< up to the goal, itself included
 };
 
+struct SelectMemory {
+  uint32_t keys[kSlice];  ///< 0 past the end of the row
+  LocalHistogram local;
+  Summed first, current;
+  Weighing weighing;
+  Mass warp_mass[kWarps];
+  uint32_t warp_count[kWarps];
+  int found, last;
+  // One search, the same for all threads: not in registers, which are scarce.
+  Goal goal;
+  Prefix before;
+  Place place;
+};
+
 class Selector {
  public:
   __device__ __forceinline__ Selector(SelectMemory& memory, RowState& state, int part, int parts)
       : m_(memory), state_(state), part_(part), parts_(parts), team_(state, parts) {}
 
   __device__ __forceinline__ Team& team() { return team_; }
+
+  /// Empties the histograms that earlier launches left; comes before the team's first barrier.
+  __device__ __forceinline__ void clear() {
+    for (int i = part_ * kThreads + static_cast<int>(threadIdx.x); i < kHistograms * kBuckets;
+         i += parts_ * kThreads) {
+      state_.buckets[i / kBuckets][i % kBuckets] = Bucket{};
+    }
+  }
 
   /// The first histogram, over the whole row: linear in the logit, 16 buckets for a factor e in
   /// weight; the last one takes the rest.
@@ -89,19 +101,31 @@ class Selector {
 
   __device__ __forceinline__ double total() const { return m_.first.mass[kBuckets - 1].value(); }
 
-  __device__ __forceinline__ Place find(const Goal& goal) {
-    Prefix before;
+  /// What the last search found.
+  __device__ __forceinline__ const Place& found() const { return m_.place; }
+
+  /// The result stays valid until the next search.
+  __device__ __forceinline__ const Place& find(const Goal& goal) {
+    if (threadIdx.x == 0) m_.goal = goal, m_.before = Prefix{};
     const Summed* summed = &m_.first;
+#pragma unroll 1
     for (;;) {
-      const int bucket = bucket_of(goal, before, *summed);
+      const int bucket = bucket_of(*summed);
       const uint32_t low = summed->min_key[bucket], high = summed->max_key[bucket];
-      uint32_t matches = summed->count[bucket];
-      if (bucket > 0) {
-        matches -= summed->count[bucket - 1];
-        before.count += summed->count[bucket - 1];
-        before.mass = before.mass + summed->mass[bucket - 1];
+      if (threadIdx.x == 0) {
+        if (bucket > 0) {
+          m_.before.count += summed->count[bucket - 1];
+          m_.before.mass = m_.before.mass + summed->mass[bucket - 1];
+        }
+        if (low == high) {
+          const uint32_t until = bucket > 0 ? summed->count[bucket - 1] : 0;
+          m_.place = place_in(low, summed->count[bucket] - until);
+        }
       }
-      if (low == high) return place_in(goal, before, low, matches);
+      if (low == high) {
+        __syncthreads();
+        return m_.place;
+      }
       const int shift = max(0, 32 - kBucketBits - __clz(static_cast<int>(high - low)));
       count([&](uint32_t key) { return key >= low && key <= high; },
             [&](uint32_t key, float) { return static_cast<int>((high - key) >> shift); },
@@ -121,7 +145,7 @@ class Selector {
     __syncthreads();
     uint32_t rest = 0, rest_max = 0, rest_inverse = 0;  // most logits are in the last bucket
     Word rest_units = 0;
-    constexpr int kTogether = 4;  // exponentials are long chains
+    constexpr int kTogether = 2;  // exponentials are long chains
 #pragma unroll 1
     for (int i = 0; i < kItems; i += kTogether) {
       uint32_t keys[kTogether];
@@ -216,15 +240,14 @@ class Selector {
   }
 
   /// The first bucket that is not empty and reaches the goal; the last one if rounding lets none.
-  __device__ __forceinline__ int bucket_of(const Goal& goal, const Prefix& before,
-                                           const Summed& summed) {
+  __device__ __forceinline__ int bucket_of(const Summed& summed) {
     const int b = threadIdx.x;
     if (b == 0) m_.found = kBuckets, m_.last = 0;
     __syncthreads();
     const bool empty = summed.count[b] == (b == 0 ? 0 : summed.count[b - 1]);
     if (!empty) {
       atomicMax(&m_.last, b);
-      if (goal.reached({before.count + summed.count[b], before.mass + summed.mass[b]})) {
+      if (m_.goal.reached({m_.before.count + summed.count[b], m_.before.mass + summed.mass[b]})) {
         atomicMin(&m_.found, b);
       }
     }
@@ -234,16 +257,17 @@ class Selector {
     return bucket;
   }
 
-  /// How far the goal lies among `matches` equal logits behind `before`.
-  __device__ __forceinline__ Place place_in(const Goal& goal, const Prefix& before, uint32_t key,
-                                            uint32_t matches) const {
+  /// How far the goal lies among `matches` equal logits.
+  __device__ __forceinline__ Place place_in(uint32_t key, uint32_t matches) const {
+    const Goal& goal = m_.goal;
     const Mass each = m_.weighing.mass(key_value(key));
     const auto after = [&](uint32_t n) {
-      return Prefix{before.count + n, before.mass + each.times(n)};
+      return Prefix{m_.before.count + n, m_.before.mass + each.times(n)};
     };
-    const double wanted = goal.kind == Goal::kCount
-                              ? static_cast<double>(goal.count) - before.count
-                              : ceil((goal.mass - before.mass.value()) / fmax(each.value(), 1.0));
+    const double wanted =
+        goal.kind == Goal::kCount
+            ? static_cast<double>(goal.count) - m_.before.count
+            : ceil((goal.mass - m_.before.mass.value()) / fmax(each.value(), 1.0));
     uint32_t n = static_cast<uint32_t>(fmin(fmax(wanted, 1.0), static_cast<double>(matches)));
     if (n > 1 && goal.reached(after(n - 1))) --n;
     if (n < matches && !goal.reached(after(n))) ++n;

@@ -36,7 +36,7 @@ __device__ __forceinline__ float key_value(uint32_t key) {
 /// Weights are sums of integers in units of 2^-56, so that no order of addition matters:
 /// high * 2^38 + low.
 struct Mass {
-  Word high = 0, low = 0;
+  Word high, low;
   __device__ Mass operator+(const Mass& b) const { return {high + b.high, low + b.low}; }
   __device__ Mass times(Word n) const { return {high * n, low * n}; }
   /// In units of 2^-56, rounded once.
@@ -82,45 +82,58 @@ __device__ __forceinline__ uint32_t load_acquire(const uint32_t* address) {
   return value;
 }
 
+__device__ __forceinline__ void add_release(uint32_t* address) {
+  asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(address) : "memory");
+}
+
+__device__ __forceinline__ uint32_t add_acquire_release(uint32_t* address) {
+  uint32_t before;
+  asm volatile("atom.acq_rel.gpu.global.add.u32 %0, [%1], 1;"
+               : "=r"(before)
+               : "l"(address)
+               : "memory");
+  return before;
+}
+
 /// The blocks of one row. All of them take the same decisions from the same values, so all of them
 /// come to every barrier.
 class Team {
  public:
-  __device__ Team(RowState& state, int parts) : state_(state), parts_(parts) {}
+  __device__ __forceinline__ Team(RowState& state, int parts) : state_(state), parts_(parts) {}
 
   /// Everybody's writes are visible to everybody behind it.
-  __device__ void barrier() {
+  __device__ __forceinline__ void barrier() {
     expected_ += static_cast<uint32_t>(parts_);
     __syncthreads();
     if (threadIdx.x == 0) {
-      __threadfence();
-      atomicAdd(&state_.arrived, 1u);
+      add_release(&state_.arrived);
       while (load_acquire(&state_.arrived) < expected_) {
       }
-      __threadfence();
     }
     __syncthreads();
   }
 
-  /// Arrives without waiting; true in the block that comes last.
-  __device__ bool arrive_last() { return count_in(&state_.arrived); }
-
-  /// True in the block that leaves last, which then has the state for itself.
-  __device__ bool leave_last() { return count_in(&state_.left); }
-
- private:
-  __device__ bool count_in(uint32_t* counter) {
+  /// Arrives without waiting; true in the block that comes last. Nobody waits then.
+  __device__ __forceinline__ bool arrive_last() {
     __shared__ bool last;
     __syncthreads();
     if (threadIdx.x == 0) {
-      __threadfence();
-      last = atomicAdd(counter, 1u) + 1 == static_cast<uint32_t>(parts_);
-      __threadfence();
+      last = add_acquire_release(&state_.arrived) + 1 == static_cast<uint32_t>(parts_);
+      if (last) state_.arrived = 0;
     }
     __syncthreads();
     return last;
   }
 
+  /// Behind the last barrier: whoever leaves last makes the counters ready for the next launch.
+  __device__ __forceinline__ void leave() {
+    if (threadIdx.x != 0) return;
+    if (add_acquire_release(&state_.left) + 1 == static_cast<uint32_t>(parts_)) {
+      state_.arrived = state_.left = 0;
+    }
+  }
+
+ private:
   RowState& state_;
   int parts_;
   uint32_t expected_ = 0;
