@@ -1,5 +1,5 @@
 // Times variants of the gemv kernel, and chains of it as a decode step has them:
-// gemv_lab variants [rows] | chain. See README.md.
+// gemv_lab variants [rows] | chain | prefetch | sample. See README.md.
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
@@ -213,6 +213,40 @@ void time_chains(double read_gb_s) {
   }
 }
 
+/// A layer with a gap where attention would run, and the next weights requested before the gap.
+void time_prefetch(double read_gb_s) {
+  Arena arena;
+  std::printf("us a layer with a gap of 20 us behind qkv, by MiB requested before it\n%-14s", "");
+  const std::vector<int> amounts = {0, 4, 8, 16, 24, 32, 40, 48};
+  for (const int mib : amounts) std::printf(" %7d", mib);
+  std::printf("\n");
+  for (const auto& [name, layer] :
+       {std::pair("Qwen3-8B", kQwen), std::pair("Llama-3.2-1B", kLlama)}) {
+    std::printf("%-14s", name);
+    double bytes = 0;
+    for (const Shape& s : layer) bytes += s.bytes();
+    const int layers = static_cast<int>(3e9 / bytes);
+    for (const int mib : amounts) {
+      const double us = time_graph(6, [&](cudaStream_t stream) {
+        arena.used = 0;
+        for (int i = 0; i < layers; ++i) {
+          for (const Shape& s : layer) {
+            GemvArgs a = args_of(s, 1, arena, true, true);
+            if (&s == &layer[0]) {
+              a.prefetch = arena.weights + arena.used;  // o and what follows
+              a.prefetch_bytes = std::int64_t{mib} << 20;
+            }
+            if (!launch_gemv(a, stream).ok()) std::printf("refused\n");
+            if (&s == &layer[0]) must(start_spin(20.0, multiprocessors(), stream));
+          }
+        }
+      });
+      std::printf(" %7.1f", us / layers);
+    }
+    std::printf("   (weights alone: %.1f)\n", 1e-3 * bytes / read_gb_s);
+  }
+}
+
 /// Sampling of rows of normal logits, one launch a replay.
 void time_sampling() {
   constexpr int kMaxRows = 64;
@@ -281,6 +315,8 @@ int main(int argc, char** argv) {
   std::printf("read bandwidth %.0f GB/s\n", ceilings->read_gb_s);
   if (what == "variants") {
     lab::compare_variants(argc > 2 ? std::atoi(argv[2]) : 1, ceilings->read_gb_s);
+  } else if (what == "prefetch") {
+    lab::time_prefetch(ceilings->read_gb_s);
   } else {
     lab::time_chains(ceilings->read_gb_s);
   }

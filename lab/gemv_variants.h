@@ -18,4 +18,7 @@ struct GemvVariant {
 
 const std::vector<GemvVariant>& gemv_variants();
 
+/// A kernel that stands for attention: it takes its time on every multiprocessor.
+cudaError_t start_spin(double microseconds, int multiprocessors, cudaStream_t stream);
+
 }  // namespace kv8::lab

@@ -415,6 +415,11 @@ __global__ __launch_bounds__(S::kThreads, 1024 / S::kThreads) void multiply_rows
     output.finish(unit_sums);
     output.begin(unit + gridDim.x);
   }
+  const auto* later = static_cast<const char*>(a.prefetch);
+  const int64_t first = int64_t{blockIdx.x} * S::kThreads + threadIdx.x;
+  for (int64_t i = first * 128; i < a.prefetch_bytes; i += int64_t{gridDim.x} * S::kThreads * 128) {
+    ptx::prefetch_l2(later + i);
+  }
 }
 
 }  // namespace kv8::gemv

@@ -10,7 +10,7 @@ namespace {
 /// the next launch's ring on the same multiprocessor. Second choices are for devices with less
 /// shared memory, and for many long rows.
 template <bool kBf16, bool kSharedX>
-using First = Shape<kBf16, 16, 2, 3, kSharedX>;
+using First = Shape<kBf16, 16, 2, 4, kSharedX>;
 template <bool kBf16, bool kSharedX>
 using Second = Shape<kBf16, 8, 1, 3, kSharedX>;
 

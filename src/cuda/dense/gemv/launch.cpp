@@ -7,6 +7,9 @@
 namespace kv8 {
 namespace {
 
+/// With more rows every block normalising all of them costs more than a kernel of its own.
+constexpr int kMaxFusedNormRows = 4;
+
 Status check(const GemvArgs& a) {
   if (a.x == nullptr || a.weight == nullptr || a.out == nullptr) {
     return usage_error("gemv: x, weight and out must be given");
@@ -31,6 +34,9 @@ Status check(const GemvArgs& a) {
   }
   if (a.swiglu && (a.bias != nullptr || a.residual != nullptr)) {
     return usage_error("gemv: SwiGLU goes without bias and residual");
+  }
+  if (a.prefetch_bytes < 0 || (a.prefetch == nullptr && a.prefetch_bytes > 0)) {
+    return usage_error("gemv: {} bytes to prefetch from nowhere", a.prefetch_bytes);
   }
   return {};
 }
@@ -57,6 +63,7 @@ Result<int> gemv_max_norm_columns(int rows) {
   if (rows < 1 || rows > kGemvMaxRows) {
     return usage_error("gemv: {} rows; 1 to {} are supported", rows, kGemvMaxRows);
   }
+  if (rows > kMaxFusedNormRows) return 0;
   const gemv::Device device = KV8_TRY(current_device());
   GemvArgs args;
   args.norm_weight = &args;  // any; FP32 weights take more

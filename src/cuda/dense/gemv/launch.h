@@ -10,8 +10,8 @@ struct CUstream_st;
 
 namespace kv8 {
 
-/// An `in` up to which `rows` rows can have their norm fused on the current device: x and the
-/// norm's weights then lie in shared memory.
+/// An `in` up to which the norm of `rows` rows is better fused than in a kernel of its own, on the
+/// current device. 0: never. launch_gemv takes whatever fits into shared memory.
 Result<int> gemv_max_norm_columns(int rows);
 
 /// Validates `args` and enqueues one kernel on `stream` (null: the default stream).
