@@ -45,9 +45,8 @@ const std::vector<GemvVariant>& gemv_variants() {
   static const std::vector<GemvVariant> variants = {
       {"w16 t2 s3", start<16, 2, 3, true>, start<16, 2, 3, false>},
       {"w16 t2 s4", start<16, 2, 4, true>, start<16, 2, 4, false>},
-      {"w16 t2 s5", start<16, 2, 5, true>, start<16, 2, 5, false>},
-      {"w16 t2 s6", start<16, 2, 6, true>, start<16, 2, 6, false>},
-      {"w16 t1 s8", start<16, 1, 8, true>, start<16, 1, 8, false>},
+      {"w16 t1 s5", start<16, 1, 5, true>, start<16, 1, 5, false>},
+      {"w8 t2 s6", start<8, 2, 6, true>, start<8, 2, 6, false>},
   };
   return variants;
 }

@@ -415,10 +415,11 @@ __global__ __launch_bounds__(S::kThreads, 1024 / S::kThreads) void multiply_rows
     output.finish(unit_sums);
     output.begin(unit + gridDim.x);
   }
-  const auto* later = static_cast<const char*>(a.prefetch);
-  const int64_t first = int64_t{blockIdx.x} * S::kThreads + threadIdx.x;
-  for (int64_t i = first * 128; i < a.prefetch_bytes; i += int64_t{gridDim.x} * S::kThreads * 128) {
-    ptx::prefetch_l2(later + i);
+  constexpr int64_t kPiece = 2048;
+  const int64_t first = (int64_t{blockIdx.x} + int64_t{threadIdx.x} * gridDim.x) * kPiece;
+  for (int64_t i = first; i < a.prefetch_bytes; i += int64_t{gridDim.x} * S::kThreads * kPiece) {
+    const int64_t bytes = min(kPiece, a.prefetch_bytes - i) / 16 * 16;
+    ptx::prefetch_l2(static_cast<const char*>(a.prefetch) + i, static_cast<uint32_t>(bytes));
   }
 }
 

@@ -15,7 +15,7 @@ Status check(const GemvArgs& a) {
     return usage_error("gemv: x, weight and out must be given");
   }
   for (const void* p : {a.x, a.weight, a.bias, static_cast<const void*>(a.residual),
-                        static_cast<const void*>(a.out), a.norm_weight}) {
+                        static_cast<const void*>(a.out), a.norm_weight, a.prefetch}) {
     if (reinterpret_cast<std::uintptr_t>(p) % 16 != 0) {
       return usage_error("gemv: pointers must be aligned to 16 bytes");
     }
