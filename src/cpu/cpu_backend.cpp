@@ -43,25 +43,23 @@ class CpuBackend final : public Backend {
   CpuBackend(const Plan& plan, TensorView embedding, const BackendOptions& options)
       : plan_(plan),
         embedding_(std::move(embedding)),
-        num_pages_(options.num_pages),
-        max_rows_(options.max_rows),
-        max_logits_rows_(options.max_logits_rows > 0 ? options.max_logits_rows : max_rows_),
+        options_(options.completed()),
         workspace_(options.num_threads) {}
 
   /// Throws std::bad_alloc.
   void allocate() {
     for (const LayerCache& cache : plan_.caches) {
       const KvLayout layout = layout_of(cache);
-      const std::int64_t bytes = layout.page_elements() * layout.elem_bytes * num_pages_;
+      const std::int64_t bytes = layout.page_elements() * layout.elem_bytes * options_.num_pages;
       keys_.emplace_back(static_cast<std::size_t>(bytes));
       values_.emplace_back(static_cast<std::size_t>(bytes));
     }
     for (std::size_t slot = 0; slot < plan_.slot_cols.size(); ++slot) {
       const bool logits = static_cast<Slot>(slot) == plan_.logits_slot;
-      const std::int64_t floats = logits ? 0 : max_rows_ * plan_.slot_cols[slot];
+      const std::int64_t floats = logits ? 0 : options_.max_rows * plan_.slot_cols[slot];
       slots_.emplace_back(static_cast<std::size_t>(floats) * sizeof(float));
     }
-    const std::size_t angles = static_cast<std::size_t>(max_rows_ * (plan_.head_dim / 2));
+    const std::size_t angles = static_cast<std::size_t>(options_.max_rows * (plan_.head_dim / 2));
     cos_ = Buffer(angles * sizeof(float));
     sin_ = Buffer(angles * sizeof(float));
     gather_weights();
@@ -71,8 +69,8 @@ class CpuBackend final : public Backend {
   Status read_logits(std::span<float> logits) override;
   Status sample(std::span<const SampleRow> rows, std::span<SampledToken> tokens) override;
   Status copy_page(std::int32_t from, std::int32_t to) override;
-  std::int64_t max_rows() const override { return max_rows_; }
-  std::int32_t num_pages() const override { return num_pages_; }
+  std::int64_t max_rows() const override { return options_.max_rows; }
+  std::int32_t num_pages() const override { return options_.num_pages; }
   std::string_view name() const override { return "cpu"; }
 
  private:
@@ -139,7 +137,6 @@ class CpuBackend final : public Backend {
   }
 
   RopeKvWriteParams rope_params(const Batch& batch) const;
-  Status check_batch(const Batch& batch) const;
   void embed(const Batch& batch);
   void make_room_for_logits(std::size_t rows);
   std::span<const float> logits_row(std::size_t row);
@@ -153,8 +150,7 @@ class CpuBackend final : public Backend {
 
   const Plan& plan_;
   const TensorView embedding_;
-  const std::int32_t num_pages_;
-  const std::int64_t max_rows_, max_logits_rows_;
+  const BackendOptions options_;
   Workspace workspace_;
   std::vector<Buffer> keys_, values_;  // per layer
   std::vector<Buffer> slots_;
@@ -165,44 +161,6 @@ class CpuBackend final : public Backend {
   std::size_t num_logits_ = 0;      // rows of the last run
   std::vector<float> tap_values_;
 };
-
-Status CpuBackend::check_batch(const Batch& batch) const {
-  const auto num_rows = static_cast<std::int64_t>(batch.token_ids.size());
-  if (num_rows > max_rows_) {
-    return capacity_error("a batch of {} tokens; this engine takes {} at a time", num_rows,
-                          max_rows_);
-  }
-  if (static_cast<std::int64_t>(batch.logits_rows.size()) > max_logits_rows_) {
-    return capacity_error("logits of {} rows; this engine was opened for {} at a time",
-                          batch.logits_rows.size(), max_logits_rows_);
-  }
-  for (const std::int32_t id : batch.token_ids) {
-    KV8_CHECK(id >= 0 && id < plan_.vocab_size, "token {} of {}", id, plan_.vocab_size);
-  }
-  std::int64_t next_row = 0;
-  for (const SequenceSlice& slice : batch.sequences) {
-    KV8_CHECK(slice.first_row == next_row && slice.num_tokens >= 0 && slice.past_tokens >= 0,
-              "slice of row {}, {} tokens, {} past", slice.first_row, slice.num_tokens,
-              slice.past_tokens);
-    next_row += slice.num_tokens;
-    const std::int64_t tokens = std::int64_t{slice.past_tokens} + slice.num_tokens;
-    if (plan_.max_positions > 0 && tokens > plan_.max_positions) {
-      return capacity_error("a sequence of {} tokens; the model's positions end at {}", tokens,
-                            plan_.max_positions);
-    }
-    for (std::int64_t page = 0; page < pages_for_tokens(tokens); ++page) {
-      KV8_CHECK(slice.page_table[page] >= 0 && slice.page_table[page] < num_pages_, "page {} of {}",
-                slice.page_table[page], num_pages_);
-    }
-  }
-  KV8_CHECK(next_row == num_rows, "sequences cover {} of {} rows", next_row, num_rows);
-  std::int32_t last = -1;
-  for (const std::int32_t row : batch.logits_rows) {
-    KV8_CHECK(row > last && row < num_rows, "logits of row {} after {}", row, last);
-    last = row;
-  }
-  return {};
-}
 
 RopeKvWriteParams CpuBackend::rope_params(const Batch& batch) const {
   RopeKvWriteParams params;
@@ -239,7 +197,7 @@ void CpuBackend::make_room_for_logits(std::size_t rows) {
 }
 
 Status CpuBackend::run(const Batch& batch, TapSink* taps) {
-  KV8_TRY(check_batch(batch));
+  KV8_TRY(check_batch(plan_, batch, options_));
   num_logits_ = 0;
   if (batch.token_ids.empty()) return {};
   try {
@@ -338,8 +296,8 @@ void CpuBackend::run_step(const Batch& batch, const SelectRowsStep& step, TapSin
 }
 
 Status CpuBackend::copy_page(std::int32_t from, std::int32_t to) {
-  KV8_CHECK(from >= 0 && from < num_pages_ && to >= 0 && to < num_pages_, "pages {} and {} of {}",
-            from, to, num_pages_);
+  KV8_CHECK(from >= 0 && from < options_.num_pages && to >= 0 && to < options_.num_pages,
+            "pages {} and {} of {}", from, to, options_.num_pages);
   if (from == to) return {};
   for (std::size_t layer = 0; layer < keys_.size(); ++layer) {
     const KvLayout layout = layout_of(plan_.caches[layer]);

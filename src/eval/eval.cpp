@@ -8,6 +8,7 @@
 #include "base/file.h"
 #include "base/hash.h"
 #include "eval/compare_logits.h"
+#include "exec/backends.h"
 #include "exec/sequence.h"
 #include "io/checkpoint.h"
 #include "ops/kv_layout.h"
@@ -33,8 +34,10 @@ std::int32_t rows_per_step(std::int32_t vocab_size) {
 /// One of the two models, with room for one window.
 class Model {
  public:
-  static Result<Model> open(const EvalOptions& options, bool kv_fp8, std::int64_t window) {
+  static Result<Model> open(const EvalOptions& options, const std::string& backend, bool kv_fp8,
+                            std::int64_t window) {
     exec::BuilderConfig config;
+    config.backend = backend;
     config.max_input_len = static_cast<std::int32_t>(window);
     config.max_kv_cache_capacity = config.max_input_len;
     config.max_batch_size = 1;
@@ -160,8 +163,9 @@ Result<EvalResult> evaluate_kv_cache(const EvalOptions& options, const Reporter&
   const text::Tokenizer tokenizer = KV8_TRY(text::Tokenizer::load(options.checkpoint_dir));
   const HeldOut held_out =
       KV8_TRY(load_text(options, window, tokenizer, checkpoint.config().vocab_size));
-  Model fp16 = KV8_TRY(Model::open(options, false, window));
-  Model fp8 = KV8_TRY(Model::open(options, true, window));
+  const std::string backend = exec::choose_backend(options.backend, reporter);
+  Model fp16 = KV8_TRY(Model::open(options, backend, false, window));
+  Model fp8 = KV8_TRY(Model::open(options, backend, true, window));
 
   std::int64_t total = 0;
   for (const auto& tokens : held_out.windows) total += static_cast<std::int64_t>(tokens.size());

@@ -17,6 +17,7 @@ struct EvalOptions {
   std::string text_file;                 ///< "": the held-out text that ships with kv8
   std::int64_t window_tokens = 1024;     ///< non-overlapping windows
   std::int64_t max_tokens = 0;           ///< 0: the whole text
+  std::string backend = "cpu";           ///< "cpu", "cuda" or "auto"
   int num_threads = 0;
 };
 

@@ -5,6 +5,7 @@
 #include <string>
 #include <string_view>
 
+#include "base/progress.h"
 #include "graph/backend.h"
 
 namespace kv8::exec {
@@ -13,6 +14,10 @@ namespace kv8::exec {
 /// are stored as they come and whose kernels are chosen when they run. Unknown backends, and those
 /// that this build or machine lacks, are errors.
 Result<std::string> backend_architecture(std::string_view backend);
+
+/// "auto" becomes cuda where this build has it and there is a GPU that it can use, else cpu, and
+/// the reporter is told. Other names stay as they are.
+std::string choose_backend(std::string_view wanted, const Reporter& reporter);
 
 /// `plan` must outlive the backend and have one part per weight; `embedding` is FP16
 /// [vocab_size, hidden_size].
@@ -31,5 +36,10 @@ bool has_own_memory(std::string_view backend);
 
 /// Prompt tokens of a step that keep the backend's matrix products busy.
 std::int32_t default_prefill_chunk(std::string_view backend);
+
+/// Lets the backend time kernels for steps of up to `max_rows` rows, and puts its choice into
+/// `plan`. The CPU chooses when it runs.
+Status tune_plan(std::string_view backend, Plan& plan, std::int64_t max_rows,
+                 const Reporter& reporter);
 
 }  // namespace kv8::exec

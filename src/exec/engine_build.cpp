@@ -2,6 +2,7 @@
 #include <array>
 
 #include "base/file.h"
+#include "exec/backends.h"
 #include "exec/engine.h"
 #include "exec/engine_config.h"
 #include "exec/planner.h"
@@ -17,6 +18,9 @@ namespace {
 constexpr std::array kRequiredFiles = {"embedding.safetensors", "tokenizer.json"};
 constexpr std::array kOptionalFiles = {"tokenizer_config.json", "processed_chat_template.json",
                                        "generation_config.json"};
+
+/// Rows of the largest step that products are timed for; larger ones use what is best there.
+constexpr std::int64_t kTunedRows = 4096;
 
 Status link_or_copy(const fs::path& from, const fs::path& to) {
   std::error_code failure;
@@ -41,7 +45,7 @@ Status take_side_files(const fs::path& onnx_dir, const fs::path& dir) {
 /// Plans `graph`, checks the plan, and adds engine and builder_config to the side files in `dir`.
 Status finish_engine(const graph::Graph& graph, const fs::path& dir, const BuilderConfig& builder,
                      const std::string& source, const Reporter& reporter) {
-  const Result<Plan> plan = plan_graph(graph, {builder.q_dtype});
+  Result<Plan> plan = plan_graph(graph, {builder.q_dtype});
   if (!plan.ok()) return plan.error().within(source);
   const std::string config_text = KV8_TRY(read_text_file(dir / "config.json"));
   const EngineConfig config =
@@ -53,6 +57,7 @@ Status finish_engine(const graph::Graph& graph, const fs::path& dir, const Build
       plan->caches[0].q_scale.empty()) {
     reporter.info("the model has no q_scale: queries stay in FP16");
   }
+  KV8_TRY(tune_plan(builder.backend, *plan, kTunedRows, reporter));
   KV8_TRY(write_engine_file(*plan, builder, dir / "llm.engine", reporter));
   return write_builder_config(dir, builder, *plan);
 }

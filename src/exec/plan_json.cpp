@@ -1,5 +1,6 @@
 #include "exec/plan_json.h"
 
+#include <charconv>
 #include <limits>
 
 #include "base/json.h"
@@ -40,6 +41,14 @@ Json cache_to_json(const LayerCache& cache) {
           {"q_scale", cache.q_scale}};
 }
 
+Json tuned_to_json(const TunedProduct& tuned) {
+  std::string words;
+  for (const std::uint64_t word : tuned.algorithm) words += fmt::format("{:016x}", word);
+  return {{"rows", tuned.rows},       {"in", tuned.in},     {"out", tuned.out},
+          {"f32_out", tuned.f32_out}, {"bias", tuned.bias}, {"residual", tuned.residual},
+          {"algorithm", words}};
+}
+
 /// Reads the fields of one JSON object; `source` is the file and the place in it.
 class Fields {
  public:
@@ -55,6 +64,13 @@ class Fields {
   }
   Result<std::string> text(std::string_view key) const {
     return json_string(object_, key, source_);
+  }
+  Result<bool> flag(std::string_view key) const {
+    const auto found = object_.is_object() ? object_.find(key) : object_.end();
+    if (!object_.is_object() || found == object_.end() || !found->is_boolean()) {
+      return bad_input("{}: expected true or false as field `{}`", source_, key);
+    }
+    return found->get<bool>();
   }
   Result<DType> dtype(std::string_view key) const {
     const Result<DType> value = dtype_from_name(KV8_TRY(text(key)));
@@ -98,6 +114,29 @@ class Fields {
   const Json& object_;
   std::string source_;
 };
+
+Result<TunedProduct> tuned_from_json(const Fields& f) {
+  TunedProduct tuned;
+  tuned.rows = KV8_TRY(f.integer("rows", 1));
+  tuned.in = KV8_TRY(f.integer("in", 1));
+  tuned.out = KV8_TRY(f.integer("out", 1));
+  tuned.f32_out = KV8_TRY(f.flag("f32_out"));
+  tuned.bias = KV8_TRY(f.flag("bias"));
+  tuned.residual = KV8_TRY(f.flag("residual"));
+  const std::string words = KV8_TRY(f.text("algorithm"));
+  if (words.size() != 16 * tuned.algorithm.size()) {
+    return bad_input("{}: field `algorithm` has {} digits, expected {}", f.source(), words.size(),
+                     16 * tuned.algorithm.size());
+  }
+  for (std::size_t i = 0; i < tuned.algorithm.size(); ++i) {
+    const char* const first = words.data() + 16 * i;
+    const auto [end, failure] = std::from_chars(first, first + 16, tuned.algorithm[i], 16);
+    if (failure != std::errc() || end != first + 16) {
+      return bad_input("{}: field `algorithm` is not hexadecimal", f.source());
+    }
+  }
+  return tuned;
+}
 
 Result<Step> step_from_json(const Fields& f) {
   const std::string op = KV8_TRY(f.text("op"));
@@ -240,6 +279,11 @@ Result<std::string> plan_to_json(const Plan& plan) {
                                {"offset", layout.offsets[i]}});
   }
   for (const Step& step : plan.steps) json["steps"].push_back(std::visit(StepWriter{}, step));
+  if (!plan.tuned.empty()) {
+    json["tuned_library"] = plan.tuned_library;
+    json["tuned"] = Json::array();
+    for (const TunedProduct& tuned : plan.tuned) json["tuned"].push_back(tuned_to_json(tuned));
+  }
   return json.dump(-1, ' ', false, Json::error_handler_t::replace);
 }
 
@@ -260,6 +304,13 @@ Result<Plan> plan_from_json(std::string_view text, std::span<const std::byte> we
   const Json& steps = *KV8_TRY(fields.array("steps"));
   for (std::size_t i = 0; i < steps.size(); ++i) {
     plan.steps.push_back(KV8_TRY(step_from_json(Fields::entry(steps, i, "steps", source))));
+  }
+  if (json.contains("tuned")) {
+    plan.tuned_library = KV8_TRY(fields.text("tuned_library"));
+    const Json& tuned = *KV8_TRY(fields.array("tuned"));
+    for (std::size_t i = 0; i < tuned.size(); ++i) {
+      plan.tuned.push_back(KV8_TRY(tuned_from_json(Fields::entry(tuned, i, "tuned", source))));
+    }
   }
   const Status status = validate(plan);
   if (!status.ok()) return status.error().within(source);

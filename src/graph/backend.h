@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <string>
 #include <string_view>
 
 #include "graph/plan.h"
@@ -26,7 +27,16 @@ struct BackendOptions {
   std::int64_t max_logits_rows = 0;      ///< rows of one call whose logits are wanted; 0: max_rows
   std::int64_t max_sequences = 0;        ///< sequences of one call; 0: max_rows
   std::int64_t max_sequence_tokens = 0;  ///< of one sequence; 0: what the pages hold
+  /// On a GPU, whether decode steps are captured and replayed.
+  bool use_graphs = true;
+
+  /// With every 0 that stands for something else replaced by it.
+  BackendOptions completed() const;
 };
+
+/// Fails with kCapacity when `batch` is more than `options` (completed) have room for, or a
+/// sequence outgrows the plan's positions. Rows, pages or tokens out of range are bugs.
+Status check_batch(const Plan& plan, const Batch& batch, const BackendOptions& options);
 
 /// Sees values as they pass. Called on the thread that called Backend::run.
 class TapSink {
@@ -61,6 +71,8 @@ class Backend {
   virtual std::int32_t num_pages() const = 0;
   /// "cpu" or "cuda".
   virtual std::string_view name() const = 0;
+  /// What it runs on and how much memory it holds, in one line.
+  virtual std::string summary() const { return std::string(name()); }
 };
 
 }  // namespace kv8

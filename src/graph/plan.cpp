@@ -2,11 +2,7 @@
 
 #include <cmath>
 
-#include "graph/backend.h"
-
 namespace kv8 {
-
-void TapSink::on_value(std::string_view, std::int64_t, std::int64_t, const float*) {}
 
 namespace {
 

@@ -5,6 +5,7 @@
 // selected rows after SelectRows. Weights are indices into Plan::weights.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <string>
 #include <variant>
@@ -66,6 +67,14 @@ struct PlanWeight {
   std::vector<TensorView> parts;
 };
 
+/// The kernel of a library that ran a product of `rows` rows fastest when the engine was built.
+/// Only the backend that wrote it knows what `algorithm` says.
+struct TunedProduct {
+  std::int32_t rows = 0, in = 0, out = 0;
+  bool f32_out = false, bias = false, residual = false;
+  std::array<std::uint64_t, 8> algorithm{};
+};
+
 struct Plan {
   std::int32_t hidden_size = 0, vocab_size = 0;
   std::int32_t num_layers = 0, num_heads = 0, num_kv_heads = 0, head_dim = 0;
@@ -80,6 +89,8 @@ struct Plan {
   Slot input_slot = 0;   ///< inputs_embeds
   Slot logits_slot = 0;  ///< [selected rows, vocab_size]; written once, by selected rows
   std::vector<Step> steps;
+  std::string tuned_library;  ///< what `tuned` is valid for
+  std::vector<TunedProduct> tuned;
 
   /// Bytes of cache that one token takes over all layers, scales aside.
   std::int64_t kv_bytes_per_token() const;

@@ -6,6 +6,7 @@
 #include <system_error>
 
 #include "base/file.h"
+#include "exec/backends.h"
 #include "exec/sequence.h"
 #include "ops/kv_layout.h"
 #include "quant/checkpoint_writer.h"
@@ -27,8 +28,10 @@ struct PlainModel {
   std::unique_ptr<Backend> backend;
 };
 
-Result<PlainModel> open_plain_model(const fs::path& dir, std::int64_t window, int num_threads) {
+Result<PlainModel> open_plain_model(const fs::path& dir, std::int64_t window, int num_threads,
+                                    const std::string& backend) {
   exec::BuilderConfig config;
+  config.backend = backend;
   config.max_input_len = static_cast<std::int32_t>(window);
   config.max_kv_cache_capacity = config.max_input_len;
   config.max_batch_size = static_cast<std::int32_t>(kMaxSequences);
@@ -138,8 +141,9 @@ Result<CalibrationResult> calibrate(const fs::path& model_dir, const Calibration
                             dataset.name, result.num_samples, fitting.sample_tokens,
                             options.num_samples, result.num_tokens));
 
-  PlainModel model =
-      KV8_TRY(open_plain_model(model_dir, fitting.sample_tokens, options.num_threads));
+  PlainModel model = KV8_TRY(open_plain_model(model_dir, fitting.sample_tokens, options.num_threads,
+                                              exec::choose_backend(options.backend, reporter)));
+  reporter.info(model.backend->summary());
   KvObserver observer(model.engine->plan());
   if (reporter.progress != nullptr) {
     reporter.progress->begin("calibrating", result.num_samples, "samples");

@@ -34,6 +34,7 @@ struct CalibrationOptions {
   std::int64_t num_samples = 512;
   std::int64_t sample_tokens = 512;
   int num_threads = 0;
+  std::string backend = "cpu";  ///< "cpu", "cuda" or "auto"
 };
 
 struct QuantizeOptions {

@@ -307,7 +307,7 @@ INSTANTIATE_TEST_SUITE_P(
                "--onnxDir"},
         Misuse{{"llm_build", "--onnxDir", "a", "--engineDir", "b", "--maxBatchSize", "0"},
                "maxBatchSize"},
-        Misuse{{"llm_build", "--onnxDir", "a", "--engineDir", "b", "--backend", "cuda"}, "cuda"},
+        Misuse{{"llm_build", "--onnxDir", "a", "--engineDir", "b", "--backend", "tpu"}, "tpu"},
         Misuse{{"llm_inference", "--engineDir", "a", "--inputFile", "b"}, "outputFile"},
         Misuse{{"llm_inference", "--engineDir", "a", "--inputFile", "b", "--outputFile", "c",
                 "--specDecode"},

@@ -1,5 +1,6 @@
 // kv8 build, llm_build
 #include "apps/command.h"
+#include "exec/backends.h"
 #include "exec/engine.h"
 
 namespace kv8::apps {
@@ -13,6 +14,7 @@ struct BuildFlags {
 
 Status build(const BuildFlags& flags, Terminal& terminal) {
   exec::BuilderConfig config = flags.config;
+  config.backend = exec::choose_backend(config.backend, terminal.reporter());
   config.q_dtype = flags.q_dtype == "fp8" ? DType::kF8E4M3 : DType::kF16;
   if (!flags.checkpoint_dir.empty()) {
     return exec::build_engine_from_checkpoint(flags.checkpoint_dir, flags.engine_dir, config,
@@ -49,8 +51,10 @@ void define_build(CLI::App& app, Action& action) {
   app.add_option("--qDtype", flags->q_dtype, "What Q is rounded to in FP8 attention")
       ->check(one_of({"fp8", "fp16"}))
       ->capture_default_str();
-  app.add_option("--backend", flags->config.backend, "Where the engine will run")
-      ->check(one_of({"cpu"}, {"cuda"}))
+  flags->config.backend = "auto";
+  app.add_option("--backend", flags->config.backend,
+                 "Where the engine will run (auto: cuda if there is a GPU)")
+      ->check(one_of({"auto", "cpu", "cuda"}))
       ->capture_default_str();
   for (const char* option : {"--specBase,--eagleBase", "--specDraft,--eagleDraft",
                              "--maxVerifyTreeSize", "--maxDraftTreeSize"}) {

@@ -1,6 +1,7 @@
 // kv8 debug logits: what the engine computes, for comparison with other implementations.
 #include "apps/command.h"
 #include "apps/commands/token_ids.h"
+#include "exec/backends.h"
 #include "exec/sequence.h"
 #include "io/safetensors.h"
 
@@ -9,13 +10,15 @@ namespace {
 
 struct LogitsFlags {
   std::string checkpoint, ids_file, out_file, kv = "fp16", q_dtype = "fp8";
+  std::string device = "cpu";
   std::int32_t prefill = 0;
   int threads = 0;
 };
 
 /// Logits of every position: the first `prefill` ids at once, the rest one at a time.
-Status dump_logits(const LogitsFlags& flags) {
+Status dump_logits(const LogitsFlags& flags, const Reporter& reporter) {
   exec::BuilderConfig config;
+  config.backend = exec::choose_backend(flags.device, reporter);
   config.q_dtype = flags.q_dtype == "fp8" ? DType::kF8E4M3 : DType::kF16;
   const auto engine =
       KV8_TRY(exec::Engine::from_checkpoint(flags.checkpoint, flags.kv == "fp8", config));
@@ -70,10 +73,14 @@ void add_debug(CLI::App& parent, Action& action) {
       ->add_option("--prefill", flags->prefill,
                    "Ids to process at once, the rest one by one (0: all)")
       ->check(CLI::Range(0, 1 << 30));
+  logits->add_option("--device", flags->device, "Where to run")
+      ->check(one_of({"auto", "cpu", "cuda"}))
+      ->capture_default_str();
   logits->add_option("--threads", flags->threads, "CPU threads (0: all)")
       ->check(CLI::Range(0, 1024));
-  logits->callback(
-      [flags, &action] { action = [flags](Terminal&) { return dump_logits(*flags); }; });
+  logits->callback([flags, &action] {
+    action = [flags](Terminal& terminal) { return dump_logits(*flags, terminal.reporter()); };
+  });
 }
 
 }  // namespace kv8::apps

@@ -113,9 +113,13 @@ void add_eval(CLI::App& parent, Action& action) {
   app->add_option("--maxTokens", flags->options.max_tokens,
                   "Tokens to score at most (0: the whole text)")
       ->check(CLI::Range(std::int64_t{0}, std::int64_t{1} << 40));
+  flags->options.backend = "auto";
+  app->add_option("--device", flags->options.backend, "Where to run")
+      ->check(one_of({"auto", "cpu", "cuda"}))
+      ->capture_default_str();
   app->add_option("--threads", flags->options.num_threads, "CPU threads (0: all)")
       ->check(CLI::Range(0, 1024));
-  app->add_flag("--speed", flags->speed, "Measure tokens/s too");
+  app->add_flag("--speed", flags->speed, "Measure tokens/s on the CPU too");
   app->add_option("--json", flags->json, "Write the figures to this file (- for standard output)");
   app->callback([flags, &action] {
     action = [flags](Terminal& terminal) { return evaluate(*flags, terminal); };

@@ -25,6 +25,7 @@ Status quantize(const QuantizeFlags& flags, Terminal& terminal) {
   options.calibration.dataset = flags.dataset;
   options.calibration.num_samples = flags.num_samples;
   options.calibration.num_threads = flags.threads;
+  options.calibration.backend = flags.device;
   return quant::quantize_llm(options, terminal.reporter());
 }
 
@@ -49,7 +50,7 @@ void define_llm(CLI::App& app, Action& action) {
       ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 20))
       ->capture_default_str();
   app.add_option("--device", flags->device, "Where to calibrate")
-      ->check(one_of({"auto", "cpu"}, {"cuda"}))
+      ->check(one_of({"auto", "cpu", "cuda"}))
       ->capture_default_str();
   app.add_option("--dtype", flags->dtype, "Type of the weights written")
       ->check(one_of({"fp16"}))

@@ -1,0 +1,280 @@
+#include "cuda/engine/step_runner.h"
+
+#include <utility>
+
+#include "cuda/attention/attention.h"
+#include "cuda/dense/gemv/launch.h"
+#include "cuda/dense/rows/launch.h"
+#include "cuda/engine/device.h"
+#include "cuda/kv_write/launch.h"
+
+namespace kv8::cuda_engine {
+
+/// What one run keeps track of.
+struct StepRunner::Run {
+  const StepShape& shape;
+  ControlOffsets at;
+  cudaStream_t stream;
+  bool fuse;                                  ///< off where every value is looked at
+  int rows;                                   ///< of the values at hand
+  std::size_t index = 0;                      ///< of the step at hand
+  const RmsNormStep* waiting_norm = nullptr;  ///< left to the next product
+  bool swiglu_done = false;                   ///< the product before did it
+};
+
+Result<StepRunner> StepRunner::create(const Plan& plan, const Program& program,
+                                      const EngineMemory& memory, Products& products) {
+  StepRunner runner(plan, program, memory, products);
+  for (int rows = 1; rows <= kGemvMaxRows; ++rows) {
+    runner.max_norm_cols_[static_cast<std::size_t>(rows)] = KV8_TRY(gemv_max_norm_columns(rows));
+  }
+  runner.slots_.resize(plan.slot_cols.size());
+  return runner;
+}
+
+Status StepRunner::run(const StepShape& shape, cudaStream_t stream, StepObserver* observer) {
+  for (std::size_t slot = 0; slot < slots_.size(); ++slot) {
+    slots_[slot] = memory_->slot(static_cast<Slot>(slot));
+  }
+  Run run{shape, ControlOffsets(shape), stream, observer == nullptr, shape.rows};
+  KV8_TRY(embed(run));
+  for (run.index = 0; run.index < plan_->steps.size(); ++run.index) {
+    const Step& current = plan_->steps[run.index];
+    KV8_TRY(std::visit([&](const auto& typed) { return step(run, typed); }, current));
+    if (run.rows == 0) break;  // nobody wants logits
+    if (observer != nullptr) {
+      KV8_TRY(observer->after(run.index, data(written_slot(current)), run.rows));
+    }
+  }
+  return {};
+}
+
+Status StepRunner::embed(Run& run) {
+  EmbedArgs args;
+  args.ids = memory_->control() + run.at.ids;
+  args.table = memory_->embedding();
+  args.out = static_cast<float*>(data(plan_->input_slot));
+  args.rows = run.rows;
+  args.cols = plan_->hidden_size;
+  args.vocab = plan_->vocab_size;
+  return launch_embed(args, run.stream);
+}
+
+Status StepRunner::step(Run& run, const RmsNormStep& step) {
+  const bool few = run.rows <= kGemvMaxRows;
+  if (run.fuse && few && program_->steps[run.index].norm_into_product &&
+      cols(step.in) <= max_norm_cols_[static_cast<std::size_t>(run.rows)]) {
+    run.waiting_norm = &step;
+    return {};
+  }
+  RmsNormArgs args;
+  args.x = static_cast<const float*>(data(step.in));
+  args.weight = memory_->weight(step.weight);
+  args.out = data(step.out);
+  args.rows = run.rows;
+  args.cols = cols(step.in);
+  args.eps = step.eps;
+  args.bf16 = program_->bf16;
+  args.weight_f32 = is_f32(step.weight);
+  args.dependent_launch = run.fuse;
+  return launch_rms_norm(args, run.stream);
+}
+
+Status StepRunner::step(Run& run, const LinearStep& step) {
+  return run.rows <= kGemvMaxRows ? gemv(run, step) : product(run, step);
+}
+
+Status StepRunner::gemv(Run& run, const LinearStep& step) {
+  GemvArgs args;
+  args.x = data(step.in);
+  args.weight = memory_->weight(step.weight);
+  args.bias = memory_->weight(step.bias);
+  if (step.residual != kNone) args.residual = static_cast<const float*>(data(step.residual));
+  args.out = data(step.out);
+  args.rows = run.rows;
+  args.in = cols(step.in);
+  args.out_features = cols(step.out);
+  args.bf16 = program_->bf16;
+  args.f32_out = program_->steps[run.index].out == ValueType::kF32;
+  args.dependent_launch = run.fuse;
+  if (const RmsNormStep* norm = std::exchange(run.waiting_norm, nullptr); norm != nullptr) {
+    args.x = data(norm->in);
+    args.norm_weight = memory_->weight(norm->weight);
+    args.norm_eps = norm->eps;
+    args.norm_weight_f32 = is_f32(norm->weight);
+  }
+  if (run.fuse && program_->steps[run.index].product_into_swiglu) {
+    const auto& next = std::get<SwiGluStep>(plan_->steps[run.index + 1]);
+    args.swiglu = true;
+    args.out = data(next.out);
+    args.out_features = cols(next.out);
+    run.swiglu_done = true;
+  }
+  return launch_gemv(args, run.stream);
+}
+
+Status StepRunner::product(Run& run, const LinearStep& step) {
+  ProductArgs args;
+  const bool f32_out = program_->steps[run.index].out == ValueType::kF32;
+  args.shape = {run.rows, cols(step.in),      cols(step.out),
+                f32_out,  step.bias != kNone, step.residual != kNone};
+  args.x = data(step.in);
+  args.weight = memory_->weight(step.weight);
+  args.bias = f32_out ? memory_->bias_f32(step.bias) : memory_->weight(step.bias);
+  if (step.residual != kNone) args.residual = static_cast<const float*>(data(step.residual));
+  args.out = data(step.out);
+  return products_->run(args, run.stream);
+}
+
+Status StepRunner::step(Run& run, const RopeKvWriteStep& step) {
+  const LayerCache& layer = cache(step.layer);
+  KvWriteArgs args;
+  args.qkv = data(step.qkv);
+  args.q_out = data(step.q_out);
+  args.k_pool = memory_->k_pages(step.layer);
+  args.v_pool = memory_->v_pages(step.layer);
+  args.page_table = memory_->page_table();
+  args.cu_rows = memory_->control() + run.at.cu_rows;
+  args.kv_lens = memory_->control() + run.at.kv_lens;
+  args.cos = memory_->cos();
+  args.sin = memory_->sin();
+  args.q_norm = memory_->weight(step.q_norm);
+  args.k_norm = memory_->weight(step.k_norm);
+  args.norm_eps = step.norm_eps;
+  args.q_scale = memory_->q_scale(step.layer);
+  args.k_scale = memory_->k_scale(step.layer);
+  args.v_scale = memory_->v_scale(step.layer);
+  args.scale_per_head = layer.k_scale.size() > 1;
+  args.batch = run.shape.sequences();
+  args.rows = run.rows;
+  args.max_rows_per_sequence = run.shape.prefill_sequences > 0 ? run.shape.max_q_len : 1;
+  args.num_heads = plan_->num_heads;
+  args.num_kv_heads = plan_->num_kv_heads;
+  args.head_dim = plan_->head_dim;
+  args.max_pages = memory_->page_table_width();
+  args.bf16 = program_->bf16;
+  args.fp8_cache = layer.dtype == DType::kF8E4M3;
+  args.fp8_q = fp8_queries(layer);
+  return launch_kv_write(args, run.stream);
+}
+
+Status StepRunner::step(Run& run, const AttentionStep& step) {
+  const StepShape& shape = run.shape;
+  if (shape.decode_sequences > 0) {
+    KV8_TRY(decode(run, step, 0, shape.decode_sequences, 1, 0));
+  }
+  if (shape.prefill_sequences == 0) return {};
+  const LayerCache& layer = cache(step.layer);
+  if (layer.dtype == DType::kF16 || fp8_queries(layer)) return prefill(run, step);
+  // No prefill kernel takes FP16 queries over an FP8 cache: the decode kernel does, a sequence at
+  // a time.
+  int sequence = shape.decode_sequences, row = shape.decode_sequences;
+  for (const std::int32_t q_len : shape.q_lens) {
+    KV8_TRY(decode(run, step, sequence++, 1, q_len, row));
+    row += q_len;
+  }
+  return {};
+}
+
+/// Sequences `first` to `first + count` with `q_len` rows each, from `first_row` on.
+Status StepRunner::decode(const Run& run, const AttentionStep& step, int first, int count,
+                          int q_len, int first_row) {
+  const LayerCache& layer = cache(step.layer);
+  const std::size_t row_values = static_cast<std::size_t>(first_row) *
+                                 static_cast<std::size_t>(plan_->num_heads * plan_->head_dim);
+  DecodeArgs args;
+  args.q = static_cast<const std::byte*>(data(step.q)) + row_values * (fp8_queries(layer) ? 1 : 2);
+  args.k_pool = memory_->k_pages(step.layer);
+  args.v_pool = memory_->v_pages(step.layer);
+  args.out = static_cast<std::byte*>(data(step.out)) + row_values * 2;
+  args.page_table = memory_->page_table() + first * memory_->page_table_width();
+  args.kv_lens = memory_->control() + run.at.kv_lens + first;
+  args.q_scale = memory_->q_scale(step.layer);
+  args.k_scale = memory_->k_scale(step.layer);
+  args.v_scale = memory_->v_scale(step.layer);
+  args.scale_per_head = layer.k_scale.size() > 1;
+  args.workspace = memory_->decode_workspace();
+  args.batch = count;
+  args.q_len = q_len;
+  args.num_heads = plan_->num_heads;
+  args.num_kv_heads = plan_->num_kv_heads;
+  args.head_dim = plan_->head_dim;
+  args.max_pages = memory_->page_table_width();
+  args.softmax_scale = plan_->softmax_scale;
+  args.kv_type = layer.dtype == DType::kF8E4M3 ? KvType::kE4m3 : KvType::kF16;
+  args.q_type = fp8_queries(layer) ? KvType::kE4m3 : KvType::kF16;
+  args.out_type = program_->bf16 ? OutType::kBf16 : OutType::kF16;
+  return launch_decode(args, run.stream);
+}
+
+Status StepRunner::prefill(const Run& run, const AttentionStep& step) {
+  const StepShape& shape = run.shape;
+  const LayerCache& layer = cache(step.layer);
+  const bool fp8 = layer.dtype == DType::kF8E4M3;
+  const int decoded = shape.decode_sequences;
+  const std::size_t row_values = static_cast<std::size_t>(decoded) *
+                                 static_cast<std::size_t>(plan_->num_heads * plan_->head_dim);
+  PrefillArgs args;
+  args.q = static_cast<const std::byte*>(data(step.q)) + row_values * (fp8 ? 1 : 2);
+  args.k_pool = memory_->k_pages(step.layer);
+  args.v_pool = memory_->v_pages(step.layer);
+  args.out = static_cast<std::byte*>(data(step.out)) + row_values * 2;
+  args.page_table = memory_->page_table() + decoded * memory_->page_table_width();
+  args.cu_seqlens_q = memory_->control() + run.at.prefill_cu;
+  args.kv_lens = memory_->control() + run.at.kv_lens + decoded;
+  args.q_scale = memory_->q_scale(step.layer);
+  args.k_scale = memory_->k_scale(step.layer);
+  args.v_scale = memory_->v_scale(step.layer);
+  args.scale_per_head = layer.k_scale.size() > 1;
+  args.scheduler = memory_->scheduler();
+  args.batch = shape.prefill_sequences;
+  args.num_heads = plan_->num_heads;
+  args.num_kv_heads = plan_->num_kv_heads;
+  args.head_dim = plan_->head_dim;
+  args.total_q_tokens = shape.rows - decoded;
+  args.max_q_len = shape.max_q_len;
+  args.max_kv_len = shape.max_kv_len;
+  args.num_pages = memory_->num_pages();
+  args.max_pages = memory_->page_table_width();
+  args.softmax_scale = plan_->softmax_scale;
+  args.kv_type = fp8 ? KvType::kE4m3 : KvType::kF16;
+  args.out_type = program_->bf16 ? OutType::kBf16 : OutType::kF16;
+  // A plan has scales, and no bound on codes below E4M3's 448, which proves nothing about FP16
+  // scores (score_type_for): FP32 ones it is.
+  args.score_type = ScoreType::kF32;
+  const PreparedPrefill prepared = KV8_TRY(prepare_prefill(args));
+  return prepared.launch(run.stream);
+}
+
+Status StepRunner::step(Run& run, const SwiGluStep& step) {
+  if (std::exchange(run.swiglu_done, false)) return {};
+  SwiGluArgs args;
+  args.gate_up = data(step.gate_up);
+  args.out = data(step.out);
+  args.rows = run.rows;
+  args.cols = cols(step.out);
+  args.bf16 = program_->bf16;
+  args.dependent_launch = run.fuse;
+  return launch_swiglu(args, run.stream);
+}
+
+Status StepRunner::step(Run& run, const SelectRowsStep& step) {
+  const int x_rows = std::exchange(run.rows, run.shape.logits_rows);
+  if (run.rows == 0) return {};
+  if (run.shape.all_rows) {  // nothing to leave out: the two slots change places
+    std::swap(slots_[static_cast<std::size_t>(step.in)],
+              slots_[static_cast<std::size_t>(step.out)]);
+    return {};
+  }
+  SelectRowsArgs args;
+  args.x = data(step.in);
+  args.ids = memory_->control() + run.at.logits_rows;
+  args.out = data(step.out);
+  args.x_rows = x_rows;
+  args.rows = run.rows;
+  args.row_bytes = std::int64_t{cols(step.in)} * 4;
+  args.dependent_launch = run.fuse;
+  return launch_select_rows(args, run.stream);
+}
+
+}  // namespace kv8::cuda_engine
