@@ -75,7 +75,7 @@ def check_local_memory(cuobjdump, obj):
         elif match := re.match(r"\s*Function (\w+)", line):
             function = match.group(1)
         elif match := re.search(r"STACK:(\d+)", line):
-            strict = architecture.startswith("sm_90") or "/portable/" in str(obj)
+            strict = architecture.startswith("sm_90") or "attention/portable/" in str(obj)
             if strict and int(match.group(1)) > 0:
                 print(f"  {obj.name}: {function} has a stack of {match.group(1)} bytes on {architecture}")
                 good = False

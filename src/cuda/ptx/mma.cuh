@@ -28,9 +28,9 @@ __device__ __forceinline__ void mma_bfloat(float (&d)[4], uint32_t a0, uint32_t 
       : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 }
 
-/// D[16, 8] += A[16, 32] * B[32, 8] in E4M3 with FP32 accumulators, of which some architectures keep
-/// few bits. As above with four codes in place of a pair: columns 4q and 16 + 4q of A, rows 4q and
-/// 16 + 4q of B.
+/// D[16, 8] += A[16, 32] * B[32, 8] in E4M3 with FP32 accumulators, of which some architectures
+/// keep few bits. As above with four codes in place of a pair: columns 4q and 16 + 4q of A, rows 4q
+/// and 16 + 4q of B.
 __device__ __forceinline__ void mma_e4m3(float (&d)[4], uint32_t a0, uint32_t a1, uint32_t a2,
                                          uint32_t a3, uint32_t b0, uint32_t b1) {
   asm volatile(
@@ -45,6 +45,19 @@ __device__ __forceinline__ uint32_t e4m3_to_half_pair(uint16_t codes) {
   uint32_t pair;
   asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(pair) : "h"(codes));
   return pair;
+}
+
+/// Four E4M3 codes as FP16, in order from the low byte. (Both conversions are one asm so that ptxas
+/// selects the halves of the word in them, without a shift.)
+__device__ __forceinline__ uint2 e4m3_to_half_pairs(uint32_t codes) {
+  uint2 pairs;
+  asm("{\n .reg .b16 l, h;\n"
+      " mov.b32 {l, h}, %2;\n"
+      " cvt.rn.f16x2.e4m3x2 %0, l;\n"
+      " cvt.rn.f16x2.e4m3x2 %1, h;\n}\n"
+      : "=r"(pairs.x), "=r"(pairs.y)
+      : "r"(codes));
+  return pairs;
 }
 
 __device__ __forceinline__ uint4 load_shared_16(uint32_t address) {

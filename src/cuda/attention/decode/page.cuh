@@ -85,8 +85,9 @@ __device__ __forceinline__ void score_piece(uint32_t k_piece,
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
           if constexpr (C::kFp8) {
-            a[half] = ptx::e4m3_to_half_pair(words[half][i] & 0xffff);
-            a[2 + half] = ptx::e4m3_to_half_pair(words[half][i] >> 16);
+            const uint2 pairs = ptx::e4m3_to_half_pairs(words[half][i]);
+            a[half] = pairs.x;
+            a[2 + half] = pairs.y;
           } else {
             a[half] = words[half][2 * i];
             a[2 + half] = words[half][2 * i + 1];
@@ -253,8 +254,9 @@ __device__ __forceinline__ void weigh_values(RowState<C>& rows, uint32_t v_piece
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         if constexpr (C::kFp8) {
-          a[half] = ptx::e4m3_to_half_pair(words[half][step] & 0xffff);
-          a[2 + half] = ptx::e4m3_to_half_pair(words[half][step] >> 16);
+          const uint2 pairs = ptx::e4m3_to_half_pairs(words[half][step]);
+          a[half] = pairs.x;
+          a[2 + half] = pairs.y;
         } else {
           a[half] = words[half][2 * step];
           a[2 + half] = words[half][2 * step + 1];

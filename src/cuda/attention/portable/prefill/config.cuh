@@ -57,7 +57,10 @@ struct PrefillConfig {
   static constexpr int kKeys = 32;  // attended to at once
   static constexpr int kScoreTiles = kKeys / 8;
   static constexpr int kPSteps = kKeys / kDepth;
-  static constexpr int kVLoadBytes = 8 * kElemBytes;          // of a lane from one dimension
+  static constexpr int kVLoadBytes = 8 * kElemBytes;  // of a lane from one dimension
+  // Powers of two by which scores may pass the peak that they are held against before the output is
+  // rescaled. FP16 has room for them; E4M3's largest value is near.
+  static constexpr float kPeakSlack = kE4m3 ? 0.0f : 7.0f;
   static constexpr int kQBytes = kWarps * 2 * kQSteps * 512;  // fragments of both row tiles
   static constexpr int kSharedBytes = kQBytes + kStages * kStageBytes;
   static_assert(kSharedBytes <= 99 * 1024);  // what compute capability 8.9 and 12.x have

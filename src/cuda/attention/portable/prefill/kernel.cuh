@@ -77,8 +77,7 @@ __device__ __forceinline__ void load_queries(const PrefillParams& params, const 
         pairs[r] = make_uint2(0, 0);
         if (row >= 0 && C::kWidened) {
           const uint32_t codes = *reinterpret_cast<const uint32_t*>(from);
-          pairs[r] = make_uint2(ptx::e4m3_to_half_pair(codes & 0xffff),
-                                ptx::e4m3_to_half_pair(codes >> 16));
+          pairs[r] = ptx::e4m3_to_half_pairs(codes);
         } else if (row >= 0) {
           pairs[r] = *reinterpret_cast<const uint2*>(from);
         }

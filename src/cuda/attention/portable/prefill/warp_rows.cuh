@@ -105,8 +105,9 @@ __device__ __forceinline__ void score_keys(uint32_t k_rows, uint32_t q_rows, int
       for (int i = 0; i < C::kStepsPerLoad; ++i) {
         uint32_t b[2];
         if constexpr (C::kWidened) {
-          b[0] = ptx::e4m3_to_half_pair(words[i] & 0xffff);
-          b[1] = ptx::e4m3_to_half_pair(words[i] >> 16);
+          const uint2 pairs = ptx::e4m3_to_half_pairs(words[i]);
+          b[0] = pairs.x;
+          b[1] = pairs.y;
         } else {
           b[0] = words[2 * i];
           b[1] = words[2 * i + 1];
@@ -118,8 +119,8 @@ __device__ __forceinline__ void score_keys(uint32_t k_rows, uint32_t q_rows, int
   }
 }
 
-/// Scores become probabilities times 2^kPShift. `keys`: keys of the half that row g sees; row
-/// g + n sees n more.
+/// Scores become probabilities times 2^kPShift, or up to kPeakSlack powers of two more. `keys`:
+/// keys of the half that row g sees; row g + n sees n more.
 template <class C, bool kMasked>
 __device__ __forceinline__ void soften(RowState<C>& rows, ScoreTiles<C>& s, float scale, int keys,
                                        int q) {
@@ -140,7 +141,7 @@ __device__ __forceinline__ void soften(RowState<C>& rows, ScoreTiles<C>& s, floa
     peak = fmaxf(peak, __shfl_xor_sync(0xffffffffu, peak, 1));
     peak = fmaxf(peak, __shfl_xor_sync(0xffffffffu, peak, 2));
     next[r] = fmaxf(rows.peak[r], peak * scale);
-    moved |= next[r] != rows.peak[r];
+    moved |= next[r] > rows.peak[r] + C::kPeakSlack;
   }
   if (__any_sync(0xffffffffu, moved)) {
 #pragma unroll
@@ -252,8 +253,9 @@ __device__ __forceinline__ void weigh_values(RowState<C>& rows, uint32_t v_rows,
 #pragma unroll
     for (int step = 0; step < C::kPSteps; ++step) {
       if constexpr (C::kWidened) {
-        b[step][0] = ptx::e4m3_to_half_pair(words[step] & 0xffff);
-        b[step][1] = ptx::e4m3_to_half_pair(words[step] >> 16);
+        const uint2 pairs = ptx::e4m3_to_half_pairs(words[step]);
+        b[step][0] = pairs.x;
+        b[step][1] = pairs.y;
       } else {
         b[step][0] = words[2 * step];
         b[step][1] = words[2 * step + 1];
