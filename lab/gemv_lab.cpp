@@ -1,5 +1,5 @@
 // Times variants of the gemv kernel, and chains of it as a decode step has them:
-// gemv_lab variants [rows] | chain | prefetch | sample. See README.md.
+// gemv_lab variants [rows] | chain | sample. See README.md.
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
@@ -158,7 +158,7 @@ void compare_variants(int rows, double read_gb_s) {
         cudaError_t code = cudaSuccess;
         const double us = time_graph(4, [&](cudaStream_t stream) {
           for (int i = 0; i < launches && code == cudaSuccess; ++i) {
-            code = v.global_x(args_of(s, rows, arena, dependent, false), multiprocessors(), stream);
+            code = v.without(args_of(s, rows, arena, dependent, false), multiprocessors(), stream);
           }
         });
         cudaGetLastError();
@@ -188,7 +188,7 @@ cudaError_t launch_layer(const std::vector<Shape>& layer, const GemvVariant& v, 
       a.x = norm.out;
       a.norm_weight = nullptr;
     }
-    const GemvStart start = a.norm_weight != nullptr ? v.shared_x : v.global_x;
+    const GemvStart start = a.norm_weight != nullptr ? v.with_norm : v.without;
     const cudaError_t code = start(a, multiprocessors(), stream);
     if (code != cudaSuccess) return code;
   }
@@ -226,40 +226,6 @@ void time_chains(double read_gb_s) {
       }
       std::printf("\n");
     }
-  }
-}
-
-/// A layer with a gap where attention would run, and the next weights requested before the gap.
-void time_prefetch(double read_gb_s) {
-  Arena arena;
-  std::printf("us a layer with a gap of 20 us behind qkv, by MiB requested before it\n%-14s", "");
-  const std::vector<int> amounts = {0, 4, 8, 16, 24, 32, 40, 0};
-  for (const int mib : amounts) std::printf(" %7d", mib);
-  std::printf("\n");
-  for (const auto& [name, layer] : {std::pair("Qwen3-8B", kQwen), std::pair("Llama-3.2-1B", kLlama),
-                                    std::pair("SmolLM2-135M", kSmall)}) {
-    std::printf("%-14s", name);
-    double bytes = 0;
-    for (const Shape& s : layer) bytes += s.bytes();
-    const int layers = std::min(static_cast<int>(3e9 / bytes), 30);
-    for (const int mib : amounts) {
-      const double us = time_graph(6, [&](cudaStream_t stream) {
-        arena.used = 0;
-        for (int i = 0; i < layers; ++i) {
-          for (const Shape& s : layer) {
-            GemvArgs a = args_of(s, 1, arena, true, true);
-            if (&s == &layer[0]) {
-              a.prefetch = arena.weights + arena.used;  // o and what follows
-              a.prefetch_bytes = std::int64_t{mib} << 20;
-            }
-            if (!launch_gemv(a, stream).ok()) std::printf("refused\n");
-            if (&s == &layer[0]) must(start_spin(20.0, multiprocessors(), stream));
-          }
-        }
-      });
-      std::printf(" %7.1f", us / layers);
-    }
-    std::printf("   (weights alone: %.1f)\n", 1e-3 * bytes / read_gb_s);
   }
 }
 
@@ -332,8 +298,6 @@ int main(int argc, char** argv) {
   kv8::lab::warm_up();
   if (what == "variants") {
     lab::compare_variants(argc > 2 ? std::atoi(argv[2]) : 1, ceilings->read_gb_s);
-  } else if (what == "prefetch") {
-    lab::time_prefetch(ceilings->read_gb_s);
   } else {
     lab::time_chains(ceilings->read_gb_s);
   }

@@ -13,12 +13,9 @@ using GemvStart = cudaError_t (*)(const GemvArgs& args, int multiprocessors, cud
 
 struct GemvVariant {
   const char* name;
-  GemvStart shared_x, global_x;  ///< x in shared memory (a fused norm needs that), or through L1
+  GemvStart with_norm, without;  ///< the norm fused, or x through L1
 };
 
 const std::vector<GemvVariant>& gemv_variants();
-
-/// A kernel that stands for attention: it takes its time on every multiprocessor.
-cudaError_t start_spin(double microseconds, int multiprocessors, cudaStream_t stream);
 
 }  // namespace kv8::lab

@@ -64,8 +64,6 @@ std::vector<float> run(const Problem& p) {
   a.bf16 = c.bf16;
   a.f32_out = c.f32_out;
   a.swiglu = c.swiglu;
-  a.prefetch = weight.get();
-  a.prefetch_bytes = static_cast<std::int64_t>(p.weight.size()) * 2;
   if (c.shared_bytes > 0) {
     EXPECT_EQ(gemv::start_gemv(a, {16, c.shared_bytes}, nullptr), cudaSuccess);
   } else {
@@ -295,7 +293,6 @@ TEST(GemvTest, RefusesWhatItCannotDo) {
   EXPECT_TRUE(refused([&](GemvArgs& a) { a.residual = memory.get(); }));
   EXPECT_TRUE(refused([&](GemvArgs& a) { a.weight = memory.get() + 1; }));
   EXPECT_TRUE(refused([&](GemvArgs& a) { a.swiglu = true, a.bias = memory.get(); }));
-  EXPECT_TRUE(refused([](GemvArgs& a) { a.prefetch_bytes = 16; }));
   EXPECT_TRUE(refused([&](GemvArgs& a) {
     a.norm_weight = memory.get();
     a.rows = 8;

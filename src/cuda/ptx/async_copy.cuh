@@ -24,15 +24,4 @@ __device__ __forceinline__ void async_copy_wait() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kGroups) : "memory");
 }
 
-/// Requests `bytes` (a multiple of 16) from a multiple of 16 on into the second-level cache.
-__device__ __forceinline__ void prefetch_l2(const void* address, uint32_t bytes) {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(address), "r"(bytes) : "memory");
-#else
-  for (uint32_t i = 0; i < bytes; i += 128) {
-    asm volatile("prefetch.global.L2 [%0];" ::"l"(static_cast<const char*>(address) + i));
-  }
-#endif
-}
-
 }  // namespace kv8::ptx

@@ -18,13 +18,13 @@ namespace kv8::gemv {
 
 constexpr int kChunk = 64;  ///< columns that a warp takes at a time: 128 bytes of a row
 
-template <bool kBf16_, int kWarps_, int kTiles_, int kStages_, bool kSharedX_>
+template <bool kBf16_, int kWarps_, int kTiles_, int kStages_, bool kNorm_>
 struct Shape {
   static constexpr bool kBf16 = kBf16_;
   static constexpr int kWarps = kWarps_;
   static constexpr int kTiles = kTiles_;
   static constexpr int kStages = kStages_;
-  static constexpr bool kSharedX = kSharedX_;  ///< x in shared memory, else through L1
+  static constexpr bool kNorm = kNorm_;  ///< fused: x in shared memory, else it comes through L1
   static constexpr int kThreads = 32 * kWarps;
   static constexpr int kUnit = 8 * kTiles;             ///< weight rows of a unit
   static constexpr int kChains = kTiles == 1 ? 2 : 1;  ///< sums of a tile side by side
@@ -50,7 +50,7 @@ __host__ __device__ constexpr int norm_bytes(const GemvArgs& a) {
 template <class S>
 constexpr int shared_bytes(const GemvArgs& a) {
   return S::kRingBytes + sum_bytes<S>(a.rows) +
-         (S::kSharedX ? a.rows * x_stride(a.in) + norm_bytes(a) : 0);
+         (S::kNorm ? a.rows * x_stride(a.in) + norm_bytes(a) : 0);
 }
 
 struct Work {
@@ -148,22 +148,6 @@ __device__ __forceinline__ void load_8(const float* from, float (&v)[8]) {
   v[4] = high.x, v[5] = high.y, v[6] = high.z, v[7] = high.w;
 }
 
-/// Copies x of the model's type into shared memory, columns past the end as zeros.
-template <class S>
-__device__ __forceinline__ void copy_x(const GemvArgs& a, uint32_t shared) {
-  const int pieces = (a.in + kChunk - 1) / kChunk * 8;
-  const auto* x = static_cast<const uint16_t*>(a.x);
-  for (int row = 0; row < a.rows; ++row) {
-    for (int i = threadIdx.x; i < pieces; i += S::kThreads) {
-      const bool inside = i * 8 < a.in;
-      const void* from = inside ? x + int64_t{row} * a.in + i * 8 : x;
-      ptx::async_copy_16(shared + row * x_stride(a.in) + i * 16, from, inside ? 16 : 0);
-    }
-  }
-  ptx::async_copy_commit();
-  ptx::async_copy_wait<0>();
-}
-
 /// Requests the norm's weights, which no kernel writes, as the first group of copies.
 template <class S>
 __device__ __forceinline__ void fetch_norm(const GemvArgs& a, uint32_t shared) {
@@ -243,7 +227,7 @@ class XReader {
     warp_ = chunk_ = static_cast<int>(threadIdx.x) / 32;
     inside_ = row < a.rows;
     column_ = lane % 4 * 8;
-    if constexpr (S::kSharedX) {
+    if constexpr (S::kNorm) {
       address_ = shared + (inside_ ? row : 0) * x_stride(a.in) + lane % 4 * 16;
     } else {
       global_ = static_cast<const uint16_t*>(a.x) + int64_t{inside_ ? row : 0} * a.in;
@@ -253,7 +237,7 @@ class XReader {
 
   /// The two halves of the next chunk; after a unit's last one it begins again.
   __device__ __forceinline__ void next(uint4 (&x)[2]) {
-    if constexpr (S::kSharedX) {
+    if constexpr (S::kNorm) {
       x[0] = x[1] = make_uint4(0, 0, 0, 0);
       if (inside_ && chunk_ * kChunk < args_.in) {
         x[0] = ptx::load_shared_16(address_ + chunk_ * 128);
@@ -367,19 +351,15 @@ __global__ __launch_bounds__(S::kThreads, 1024 / S::kThreads) void multiply_rows
   char* x_rows = shared + S::kRingBytes + sum_bytes<S>(a.rows);
   char* norm = x_rows + a.rows * x_stride(a.in);
   const Work work = work_of<S>(a);
-  if (S::kSharedX && a.norm_weight != nullptr) fetch_norm<S>(a, ptx::shared_address(norm));
+  if constexpr (S::kNorm) fetch_norm<S>(a, ptx::shared_address(norm));
   WeightStream<S> weights(a, work,
                           ptx::shared_address(shared) + warp * S::kStages * S::kStageBytes);
   for (int i = 0; i < S::kStages; ++i) weights.fetch();
   ptx::wait_for_predecessors();
   Output<S> output(a);
   output.begin(blockIdx.x);
-  if constexpr (S::kSharedX) {
-    if (a.norm_weight != nullptr) {
-      normalize_x<S>(a, x_rows, norm, sums);
-    } else {
-      copy_x<S>(a, ptx::shared_address(x_rows));
-    }
+  if constexpr (S::kNorm) {
+    normalize_x<S>(a, x_rows, norm, sums);
     __syncthreads();
   }
   XReader<S> reader(a, ptx::shared_address(x_rows), work.steps);
@@ -414,12 +394,6 @@ __global__ __launch_bounds__(S::kThreads, 1024 / S::kThreads) void multiply_rows
     __syncthreads();
     output.finish(unit_sums);
     output.begin(unit + gridDim.x);
-  }
-  constexpr int64_t kPiece = 2048;
-  const int64_t first = (int64_t{blockIdx.x} + int64_t{threadIdx.x} * gridDim.x) * kPiece;
-  for (int64_t i = first; i < a.prefetch_bytes; i += int64_t{gridDim.x} * S::kThreads * kPiece) {
-    const int64_t bytes = min(kPiece, a.prefetch_bytes - i) / 16 * 16;
-    ptx::prefetch_l2(static_cast<const char*>(a.prefetch) + i, static_cast<uint32_t>(bytes));
   }
 }
 

@@ -9,10 +9,10 @@ namespace {
 /// With a fused norm x lies in shared memory, else it comes through L1. The ring leaves room for
 /// the next launch's ring on the same multiprocessor. Second choices are for devices with less
 /// shared memory, and for many long rows.
-template <bool kBf16, bool kSharedX>
-using First = Shape<kBf16, 16, 2, 4, kSharedX>;
-template <bool kBf16, bool kSharedX>
-using Second = Shape<kBf16, 8, 1, 3, kSharedX>;
+template <bool kBf16, bool kNorm>
+using First = Shape<kBf16, 16, 2, 4, kNorm>;
+template <bool kBf16, bool kNorm>
+using Second = Shape<kBf16, 8, 1, 3, kNorm>;
 
 template <class S>
 bool fits(const GemvArgs& args, const Device& device) {
@@ -32,11 +32,11 @@ cudaError_t start_shape(const GemvArgs& args, const Device& device, cudaStream_t
                       args.dependent_launch, stream, args);
 }
 
-template <bool kBf16, bool kSharedX>
+template <bool kBf16, bool kNorm>
 cudaError_t start_source(const GemvArgs& args, const Device& device, cudaStream_t stream) {
-  return fits<First<kBf16, kSharedX>>(args, device)
-             ? start_shape<First<kBf16, kSharedX>>(args, device, stream)
-             : start_shape<Second<kBf16, kSharedX>>(args, device, stream);
+  return fits<First<kBf16, kNorm>>(args, device)
+             ? start_shape<First<kBf16, kNorm>>(args, device, stream)
+             : start_shape<Second<kBf16, kNorm>>(args, device, stream);
 }
 
 template <bool kBf16>

@@ -15,7 +15,7 @@ Status check(const GemvArgs& a) {
     return usage_error("gemv: x, weight and out must be given");
   }
   for (const void* p : {a.x, a.weight, a.bias, static_cast<const void*>(a.residual),
-                        static_cast<const void*>(a.out), a.norm_weight, a.prefetch}) {
+                        static_cast<const void*>(a.out), a.norm_weight}) {
     if (reinterpret_cast<std::uintptr_t>(p) % 16 != 0) {
       return usage_error("gemv: pointers must be aligned to 16 bytes");
     }
@@ -34,9 +34,6 @@ Status check(const GemvArgs& a) {
   }
   if (a.swiglu && (a.bias != nullptr || a.residual != nullptr)) {
     return usage_error("gemv: SwiGLU goes without bias and residual");
-  }
-  if (a.prefetch_bytes < 0 || (a.prefetch == nullptr && a.prefetch_bytes > 0)) {
-    return usage_error("gemv: {} bytes to prefetch from nowhere", a.prefetch_bytes);
   }
   return {};
 }

@@ -37,11 +37,6 @@ struct GemvArgs {
   bool f32_out = false;  ///< FP32 output; needed with a residual
   bool swiglu = false;
 
-  /// Weights that a later kernel reads, requested into the second-level cache when this one's are
-  /// all there: memory then has work while kernels run that do not fill it (attention).
-  const void* prefetch = nullptr;
-  std::int64_t prefetch_bytes = 0;
-
   /// Start while the kernel before still runs, and fetch weights until it ends.
   bool dependent_launch = false;
 };
