@@ -8,6 +8,7 @@ packages=(
   build-essential cmake ninja-build pkg-config git
   protobuf-compiler libprotobuf-dev nlohmann-json3-dev libcli11-dev libfmt-dev libssl-dev
   libpcre2-dev libutf8proc-dev libhwy-dev libopenblas-dev libgtest-dev libgmock-dev
+  libbenchmark-dev
   python3 python3-pip python3-venv
 )
 missing=()

@@ -5,11 +5,13 @@
 
 Every tiny model of tests/data/models is exported with `kv8 export --portable`, with KV in FP16 and
 in FP8 (one scale a layer, one a head, Q quantized or not), and run: a prefill, then one call a
-token, over caches whose unused slots hold junk. The plain export, whose caches are float8, runs in
+token, over caches whose unused slots hold junk. SmolLM2-135M-Instruct too, where it is
+($KV8_SMOLLM2_DIR, or where the demo puts it). The plain export, whose caches are float8, runs in
 ONNX's reference evaluator. Exit status 77 (skipped) where onnxruntime or onnx is not installed.
 """
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -33,6 +35,8 @@ from checkpoints import GOLDEN, INFO, KINDS, make_checkpoint  # noqa: E402
 
 KV8 = ""
 FP16_BOUND = 2e-3
+ROOT = Path(__file__).resolve().parent.parent.parent
+SMOLLM2 = Path(os.environ.get("KV8_SMOLLM2_DIR", ROOT / "build/models/SmolLM2-135M-Instruct"))
 
 
 def kv8(*arguments) -> subprocess.CompletedProcess:
@@ -42,6 +46,48 @@ def kv8(*arguments) -> subprocess.CompletedProcess:
 def row_errors(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     a, b = a.astype(np.float64), b.astype(np.float64)
     return (np.linalg.norm(a - b, axis=-1) / np.linalg.norm(b, axis=-1)).ravel()
+
+
+def mean_kl(a: np.ndarray, b: np.ndarray) -> float:
+    """KL(a || b) of the distributions that two sets of logits stand for, mean over rows."""
+    def log_softmax(x: np.ndarray) -> np.ndarray:
+        x = x.astype(np.float64)
+        x -= x.max(-1, keepdims=True)
+        return x - np.log(np.exp(x).sum(-1, keepdims=True))
+    p, q = log_softmax(a), log_softmax(b)
+    return float((np.exp(p) * (p - q)).sum(-1).mean())
+
+
+def engine_logits(checkpoint: Path, ids: np.ndarray, fp8: bool, prefill: int, folder: Path) -> np.ndarray:
+    """Logits of all rows; `prefill` ids at once (0: all), the rest one by one."""
+    ids_file, out = folder / "ids.json", folder / "logits.safetensors"
+    ids_file.write_text(json.dumps(ids.tolist()))
+    result = kv8("debug", "logits", "--checkpoint", checkpoint, "--ids-file", ids_file, "--out", out,
+                 "--kv", "fp8" if fp8 else "fp16", "--prefill", prefill, "--threads", 2)
+    assert result.returncode == 0, result.stderr
+    return read_safetensors(out)["logits"]
+
+
+def without_rounding(model_file: Path) -> Path:
+    """The same model with Q, K and V as they are, not rounded to FP16 and back."""
+    model = onnx.load(str(model_file), load_external_data=False)
+    producers = {output: node for node in model.graph.node for output in node.output}
+
+    def casts_to(node: onnx.NodeProto, dtype: int) -> bool:
+        return node.op_type == "Cast" and node.attribute[0].i == dtype
+
+    unrounded = {}
+    for node in model.graph.node:
+        source = producers.get(node.input[0]) if node.input else None
+        if source and casts_to(node, onnx.TensorProto.FLOAT) and casts_to(source, onnx.TensorProto.FLOAT16):
+            unrounded[node.output[0]] = source.input[0]
+    for node in model.graph.node:
+        for i, name in enumerate(node.input):
+            node.input[i] = unrounded.get(name, name)
+    assert len(unrounded) >= 3, "no rounding found"
+    out = model_file.with_name("unrounded.onnx")
+    onnx.save(model, str(out))
+    return out
 
 
 class Model:
@@ -68,12 +114,7 @@ class Model:
         return check_onnx.check_interface(check_onnx.check_file(folder / "model.onnx"), config)
 
     def engine_logits(self, ids: np.ndarray, prefill: int) -> np.ndarray:
-        ids_file, out = self.root / "ids.json", self.root / "logits.safetensors"
-        ids_file.write_text(json.dumps(ids.tolist()))
-        result = kv8("debug", "logits", "--checkpoint", self.checkpoint, "--ids-file", ids_file, "--out", out,
-                     "--kv", "fp16" if self.kind == "fp16" else "fp8", "--prefill", prefill, "--threads", 2)
-        assert result.returncode == 0, result.stderr
-        return read_safetensors(out)["logits"]
+        return engine_logits(self.checkpoint, ids, self.kind != "fp16", prefill, self.root)
 
     def transformers_logits(self) -> tuple[np.ndarray, np.ndarray]:
         """Rows and their logits for prompt 2, with the same rounding of Q, K and V simulated."""
@@ -202,6 +243,53 @@ class ExportTest(unittest.TestCase):
             logits.append(result["logits"][0])
             done += new
         return np.concatenate(logits)
+
+    @unittest.skipUnless((SMOLLM2 / "model.safetensors").exists(), f"no SmolLM2 at {SMOLLM2}")
+    def test_smollm2_differs_from_transformers_by_rounding_q_k_and_v_alone(self):
+        """Rounding them to FP16 moves a prompt's logits by up to 2e-3; without it the exported
+        model is plain FP32 transformers."""
+        result = kv8("export", SMOLLM2, self.dir, "--portable")
+        self.assertEqual(result.returncode, 0, result.stderr)
+        cases = json.loads((GOLDEN / "smollm2_greedy.json").read_text(encoding="utf-8"))["cases"]
+        golden = read_safetensors(GOLDEN / "smollm2_logits.safetensors")
+        file = without_rounding(self.dir / "llm" / "model.onnx")
+        for n in range(0, len(cases), 4):  # each session loads the weights
+            ids = np.array(cases[n]["prompt_ids"], np.int64)
+            logits = Session(file, len(ids)).run(ids[None], [0])[0, -1]
+            difference = logits[golden["top_ids"][n]].astype(np.float64) - golden["top_logits"][n]
+            self.assertLess(np.linalg.norm(difference) / np.linalg.norm(golden["top_logits"][n]), 1e-4, n)
+
+    @unittest.skipUnless((SMOLLM2 / "model.safetensors").exists(), f"no SmolLM2 at {SMOLLM2}")
+    def test_smollm2_prefill_and_decode(self):
+        """30 layers turn one value that rounds the other way into visible differences, so two
+        correct programs agree only as well as the engine agrees with itself when it adds in
+        another order: all tokens at once, or one by one."""
+        self.dir.mkdir()
+        checkpoint = self.dir / "checkpoint"
+        result = kv8("quantize", "llm", "--model_dir", SMOLLM2, "--output_dir", checkpoint,
+                     "--kv_cache_quantization", "fp8", "--num_samples", 2)
+        self.assertEqual(result.returncode, 0, result.stderr)
+        cases = json.loads((GOLDEN / "smollm2_greedy.json").read_text(encoding="utf-8"))["cases"][:2]
+        for source in (SMOLLM2, checkpoint):
+            fp8 = source == checkpoint
+            export = self.dir / f"export-{fp8}"
+            result = kv8("export", source, export, "--portable")
+            self.assertEqual(result.returncode, 0, result.stderr)
+            for n, case in enumerate(cases):
+                with self.subTest(fp8=fp8, prompt=n):
+                    ids = np.array(case["prompt_ids"] + case["ids"][:12], np.int64)
+                    prompt = len(case["prompt_ids"])
+                    engine, one_by_one = (engine_logits(source, ids, fp8, p, self.dir) for p in (prompt, 1))
+                    session = Session(export / "llm" / "model.onnx", len(ids) + 3)
+                    rows = [session.run(ids[None, :prompt], [0])[0]]
+                    rows += [session.run(ids[None, i:i + 1], [i])[0] for i in range(prompt, len(ids))]
+                    logits = np.concatenate(rows)
+                    if fp8:
+                        self.assertLess(mean_kl(engine, logits), 2 * mean_kl(engine, one_by_one))
+                    else:
+                        errors, noise = row_errors(logits, engine), row_errors(one_by_one, engine)
+                        self.assertLess(np.quantile(errors, 0.75), FP16_BOUND)
+                        self.assertLess(errors.max(), max(FP16_BOUND, 3 * noise.max()))
 
     def test_exporting_twice_gives_the_same_bytes(self):
         model = Model("llama3", "tensor", self.dir)
