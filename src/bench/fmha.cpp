@@ -156,7 +156,9 @@ Result<FmhaRow> measure(const FmhaShape& shape, const FmhaBenchOptions& options,
   FmhaRow row;
   row.shape = shape;
   const float logit_scale = 0.16f * 1.4427f / std::sqrt(static_cast<float>(shape.head_dim));
-  const auto score = score_type_for(kQkAmax, kQkAmax, shape.head_dim, logit_scale);
+  const ScoreType score = KV8_TRY(current_family()) == KernelFamily::kSm90
+                              ? score_type_for(kQkAmax, kQkAmax, shape.head_dim, logit_scale)
+                              : ScoreType::kF32;
   row.score_type = score == ScoreType::kF16 ? "f16" : "f32";
   Side fp16 = KV8_TRY(make_side(shape, KvType::kF16, ScoreType::kF32));
   Side fp8 = KV8_TRY(make_side(shape, KvType::kE4m3, score));
@@ -223,7 +225,9 @@ Result<FmhaResult> bench_fmha(const FmhaBenchOptions& options, const Reporter& r
       reporter.progress->advance(static_cast<std::int64_t>(result.rows.size()));
     }
   }
-  result.wgmma_fp8_tflops = KV8_TRY(cuda_testing::wgmma_fp8_ceiling_tflops());
+  if (cuda_testing::has_hopper()) {
+    result.wgmma_fp8_tflops = KV8_TRY(cuda_testing::wgmma_fp8_ceiling_tflops());
+  }
   if (reporter.progress != nullptr) reporter.progress->end();
   return result;
 }

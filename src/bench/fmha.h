@@ -52,12 +52,12 @@ struct FmhaRow {
 
 struct FmhaResult {
   std::string gpu;
-  double wgmma_fp8_tflops = 0;
+  double wgmma_fp8_tflops = 0;  ///< 0 where the GPU has no wgmma
   std::vector<FmhaRow> rows;
 };
 
 /// Times every shape, FP16 and FP8 launches in turn, L2 cold, event pairs around each launch.
-/// An error where kv8 was built without CUDA or no Hopper GPU is there.
+/// An error where kv8 was built without CUDA or no GPU runs its kernels.
 Result<FmhaResult> bench_fmha(const FmhaBenchOptions& options, const Reporter& reporter);
 
 std::string fmha_table(const FmhaResult& result);

@@ -82,14 +82,16 @@ std::string fmha_table(const FmhaResult& result) {
     const double saved = row.fp16.median_us - row.fp8.median_us;
     out += fmt::format(
         "{:<18} {:>12} {:>3} {:>6} {:>10.2f} {:>10.2f} {:>17} {:>9.2f} {:>5.1f}% {:>7.0f} "
-        "{:>5.1f}% "
+        "{:>6} "
         "{:>5} {:>9.2e} {:>9.2f} {:>9.2f} {:>6.0f}\n",
         s.model, fmt::format("{},{},{}", s.num_heads, s.num_kv_heads, s.head_dim), s.batch,
         s.seq_len, row.fp16.median_us, row.fp8.median_us,
         fmt::format("{:.2f}-{:.2f}", row.fp8.p10_us, row.fp8.p90_us), saved,
         100.0 * saved / row.fp16.median_us, row.fp8_tflops,
-        100.0 * row.fp8_tflops / std::max(result.wgmma_fp8_tflops, 1.0), row.score_type, row.error,
-        best_peer(row, false), best_peer(row, true), row.sm_clock_mhz);
+        result.wgmma_fp8_tflops > 0
+            ? fmt::format("{:.1f}%", 100.0 * row.fp8_tflops / result.wgmma_fp8_tflops)
+            : "-",
+        row.score_type, row.error, best_peer(row, false), best_peer(row, true), row.sm_clock_mhz);
   }
   for (int head_dim : {128, 64}) {
     const Summary s = summarise(result, head_dim);

@@ -108,7 +108,7 @@ class Chain {
 };
 
 TEST(DenseChainTest, DependentLaunchesInAGraphGiveTheBitsOfPlainOnes) {
-  KV8_NEEDS_HOPPER();
+  KV8_NEEDS_GPU();
   Chain chain;
   constexpr int kSteps = 20;
   const auto plain = chain.run(kSteps, [&] {

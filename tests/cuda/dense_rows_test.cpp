@@ -37,7 +37,7 @@ void expect_close(const std::vector<float>& got, const std::vector<float>& want,
 }
 
 TEST(DenseRowsTest, RmsNorm) {
-  KV8_NEEDS_HOPPER();
+  KV8_NEEDS_GPU();
   std::mt19937 random(1);
   const int cases[][2] = {{1, 4096}, {3, 576}, {7, 5}, {8192, 64}, {2, 2047}, {1, 32768}, {5, 1}};
   for (const auto& [rows, cols] : cases) {
@@ -67,7 +67,7 @@ TEST(DenseRowsTest, RmsNorm) {
 }
 
 TEST(DenseRowsTest, SwiGlu) {
-  KV8_NEEDS_HOPPER();
+  KV8_NEEDS_GPU();
   std::mt19937 random(2);
   const int cases[][2] = {{1, 12288}, {3, 1536}, {7, 5}, {1000, 64}, {2, 2047}};
   for (const auto& [rows, cols] : cases) {
@@ -92,7 +92,7 @@ TEST(DenseRowsTest, SwiGlu) {
 }
 
 TEST(DenseRowsTest, EmbeddingReadsNothingOutsideItsTable) {
-  KV8_NEEDS_HOPPER();
+  KV8_NEEDS_GPU();
   std::mt19937 random(3);
   for (const int cols : {1, 6, 576, 4096}) {
     for (const bool bf16 : {false, true}) {
@@ -127,7 +127,7 @@ TEST(DenseRowsTest, EmbeddingReadsNothingOutsideItsTable) {
 }
 
 TEST(DenseRowsTest, SelectedRows) {
-  KV8_NEEDS_HOPPER();
+  KV8_NEEDS_GPU();
   for (const int row_bytes : {2, 6, 16, 1152, 8192}) {
     std::vector<std::uint8_t> x(std::size_t(20) * row_bytes);
     for (std::size_t i = 0; i < x.size(); ++i) x[i] = static_cast<std::uint8_t>(i * 7 + i / 251);
@@ -153,7 +153,7 @@ TEST(DenseRowsTest, SelectedRows) {
 }
 
 TEST(DenseRowsTest, PagesOfEveryPool) {
-  KV8_NEEDS_HOPPER();
+  KV8_NEEDS_GPU();
   constexpr int kPages = 9;
   const std::vector<std::int64_t> page_bytes = {16, 8192, 48, 65536};
   std::vector<std::vector<std::uint8_t>> content;
@@ -188,7 +188,7 @@ TEST(DenseRowsTest, PagesOfEveryPool) {
 }
 
 TEST(DenseRowsTest, Fill) {
-  KV8_NEEDS_HOPPER();
+  KV8_NEEDS_GPU();
   DeviceArray<std::uint32_t> data(std::vector<std::uint32_t>(100003, 1));
   expect_launched(launch_fill({data.get() + 1, 100001, 0xDEADBEEF, false}, nullptr));
   std::vector<std::uint32_t> want(100003, 0xDEADBEEF);

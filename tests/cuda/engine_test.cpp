@@ -116,7 +116,7 @@ double tolerance(const Case& c) {
 class CudaEngine : public ::testing::TestWithParam<Case> {
  protected:
   void SetUp() override {
-    KV8_NEEDS_HOPPER();
+    KV8_NEEDS_GPU();
     model_ = make_decoder(GetParam().shape, GetParam().cache);
   }
   RandomDecoder model_;
@@ -283,7 +283,7 @@ INSTANTIATE_TEST_SUITE_P(
                       Case{kQwen3, CacheKind::kFp8PerHead}));
 
 TEST(CudaEngineLimits, RefusesWhatItCannotRunInOneLine) {
-  KV8_NEEDS_HOPPER();
+  KV8_NEEDS_GPU();
   DecoderShape small_heads = kLlama3;
   small_heads.head_dim = 32;
   const RandomDecoder unfit = make_decoder(small_heads, CacheKind::kF16);
@@ -311,7 +311,7 @@ TEST(CudaEngineLimits, RefusesWhatItCannotRunInOneLine) {
 }
 
 TEST(CudaEngineTuning, TunedProductsGiveTheSameAnswers) {
-  KV8_NEEDS_HOPPER();
+  KV8_NEEDS_GPU();
   RandomDecoder model = make_decoder(kQwen25, CacheKind::kF16);
   Sequences a(model.plan, 2), b(model.plan, 2);
   const auto expected = run(*open_cuda(model), model.plan, a.next({0, 1}, {100, 1}));

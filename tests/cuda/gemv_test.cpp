@@ -156,7 +156,7 @@ void check(const Case& c) {
 }
 
 TEST(GemvTest, EveryVariantAndNumberOfRows) {
-  KV8_NEEDS_HOPPER();
+  KV8_NEEDS_GPU();
   for (int rows = 1; rows <= kGemvMaxRows; ++rows) {
     for (int bits = 0; bits < 64; ++bits) {
       Case c;
@@ -178,7 +178,7 @@ TEST(GemvTest, EveryVariantAndNumberOfRows) {
 }
 
 TEST(GemvTest, OddSizes) {
-  KV8_NEEDS_HOPPER();
+  KV8_NEEDS_GPU();
   for (int in : {8, 24, 64, 72, 504, 520, 1536, 4096}) {
     for (int out : {1, 7, 8, 9, 577, 2047}) {
       for (int rows : {1, 3, 8}) {
@@ -197,7 +197,7 @@ TEST(GemvTest, OddSizes) {
 }
 
 TEST(GemvTest, LongRowsFitNoSharedMemory) {
-  KV8_NEEDS_HOPPER();
+  KV8_NEEDS_GPU();
   for (int in : {12288, 18944, 28672}) {
     for (int rows : {1, 4, 8}) {
       Case c;
@@ -214,7 +214,7 @@ TEST(GemvTest, LongRowsFitNoSharedMemory) {
 }
 
 TEST(GemvTest, DevicesWithLessSharedMemory) {
-  KV8_NEEDS_HOPPER();
+  KV8_NEEDS_GPU();
   for (int rows : {1, 2, 5, 8}) {
     for (int bits = 0; bits < 8; ++bits) {
       Case c;
@@ -231,7 +231,7 @@ TEST(GemvTest, DevicesWithLessSharedMemory) {
 }
 
 TEST(GemvTest, NormsOfLongRowsBesideASmallerRing) {
-  KV8_NEEDS_HOPPER();
+  KV8_NEEDS_GPU();
   Case c;
   c.rows = 8;
   c.in = 8192;
@@ -241,7 +241,7 @@ TEST(GemvTest, NormsOfLongRowsBesideASmallerRing) {
 }
 
 TEST(GemvTest, BadWeightsStayInTheirOutputAndBadRowsInTheirRow) {
-  KV8_NEEDS_HOPPER();
+  KV8_NEEDS_GPU();
   Case c;
   c.rows = 5;
   c.in = 328;
@@ -261,7 +261,7 @@ TEST(GemvTest, BadWeightsStayInTheirOutputAndBadRowsInTheirRow) {
 }
 
 TEST(GemvTest, RunsAgreeBitForBit) {
-  KV8_NEEDS_HOPPER();
+  KV8_NEEDS_GPU();
   Case c;
   c.rows = 8;
   c.in = 4096;
@@ -273,7 +273,7 @@ TEST(GemvTest, RunsAgreeBitForBit) {
 }
 
 TEST(GemvTest, RefusesWhatItCannotDo) {
-  KV8_NEEDS_HOPPER();
+  KV8_NEEDS_GPU();
   DeviceArray<float> memory(4096);
   GemvArgs good;
   good.x = good.weight = memory.get();

@@ -11,14 +11,15 @@
 #include <vector>
 
 #include "cuda/attention/attention.h"
-#include "cuda/testing/gpu_timer.h"
 
 namespace kv8::cuda_testing {
 
-#define KV8_NEEDS_HOPPER()                                                   \
-  do {                                                                       \
-    if (!kv8::cuda_testing::has_hopper()) GTEST_SKIP() << "skipped: no GPU"; \
+/// Skips where no GPU runs kv8's kernels.
+#define KV8_NEEDS_GPU()                                                 \
+  do {                                                                  \
+    if (!kv8::current_family().ok()) GTEST_SKIP() << "skipped: no GPU"; \
   } while (false)
+#define KV8_NEEDS_HOPPER() KV8_NEEDS_GPU()
 
 /// Makes attention.h choose one family of kernels as long as it lives.
 class ForcedFamily {

@@ -270,7 +270,7 @@ void expect_same(const Case& c, const std::string& what) {
 }
 
 TEST(KvWriteTest, EveryVariantWritesTheReferencesCodes) {
-  KV8_NEEDS_HOPPER();
+  KV8_NEEDS_GPU();
   for (int bits = 0; bits < 64; ++bits) {
     Case c;
     c.bf16 = bits & 1;
@@ -287,7 +287,7 @@ TEST(KvWriteTest, EveryVariantWritesTheReferencesCodes) {
 }
 
 TEST(KvWriteTest, TransformsComeBetweenRopeAndRounding) {
-  KV8_NEEDS_HOPPER();
+  KV8_NEEDS_GPU();
   for (int bits = 1; bits < 32; ++bits) {
     Case c;
     c.offsets = bits & 1;
@@ -303,7 +303,7 @@ TEST(KvWriteTest, TransformsComeBetweenRopeAndRounding) {
 }
 
 TEST(KvWriteTest, ChunksStartAndEndAnywhere) {
-  KV8_NEEDS_HOPPER();
+  KV8_NEEDS_GPU();
   for (bool fp8 : {true, false}) {
     for (int past : {0, 1, 7, 15, 16, 17, 48, 63, 64, 65, 127}) {
       for (int rows : {1, 2, 8, 9, 15, 16, 17, 31, 63, 64, 65, 130}) {
@@ -318,7 +318,7 @@ TEST(KvWriteTest, ChunksStartAndEndAnywhere) {
 }
 
 TEST(KvWriteTest, RaggedBatchWithEmptySequences) {
-  KV8_NEEDS_HOPPER();
+  KV8_NEEDS_GPU();
   Case c;
   for (int b = 0; b < 70; ++b) {
     c.rows.push_back(b % 5 == 3 ? 0 : 1 + b * 7 % 40);
@@ -330,7 +330,7 @@ TEST(KvWriteTest, RaggedBatchWithEmptySequences) {
 }
 
 TEST(KvWriteTest, NastyValuesAndScales) {
-  KV8_NEEDS_HOPPER();
+  KV8_NEEDS_GPU();
   for (float scale : {0.0123f, 1.0f, 448.0f, 0x1p-70f, 0x1p70f, 1e-40f, 1.0000001f, 0.99999994f}) {
     for (bool bf16 : {false, true}) {
       Case c;

@@ -156,7 +156,7 @@ void add_all_settings(Batch& batch, const std::vector<float>& row, std::mt19937&
 }
 
 TEST(SampleTest, RandomRowsOfEverySizeAndSetting) {
-  KV8_NEEDS_HOPPER();
+  KV8_NEEDS_GPU();
   std::mt19937 random(1);
   for (const int vocab : {1, 2, 31, 1000, 4096, 4097, 49152, 151936}) {
     Batch batch(vocab);
@@ -166,7 +166,7 @@ TEST(SampleTest, RandomRowsOfEverySizeAndSetting) {
 }
 
 TEST(SampleTest, ManyDrawsAgree) {
-  KV8_NEEDS_HOPPER();
+  KV8_NEEDS_GPU();
   std::mt19937 random(2);
   constexpr int kVocab = 3000;
   Batch batch(kVocab);
@@ -179,7 +179,7 @@ TEST(SampleTest, ManyDrawsAgree) {
 }
 
 TEST(SampleTest, NastyRows) {
-  KV8_NEEDS_HOPPER();
+  KV8_NEEDS_GPU();
   std::mt19937 random(3);
   constexpr int kVocab = 20000;
   const auto filled = [&](auto value) {
@@ -210,7 +210,7 @@ TEST(SampleTest, NastyRows) {
 }
 
 TEST(SampleTest, BadRowsAreFlaggedAndTheirNeighboursAreNot) {
-  KV8_NEEDS_HOPPER();
+  KV8_NEEDS_GPU();
   std::mt19937 random(4);
   constexpr int kVocab = 9000;
   Batch batch(kVocab);
@@ -234,7 +234,7 @@ TEST(SampleTest, BadRowsAreFlaggedAndTheirNeighboursAreNot) {
 }
 
 TEST(SampleTest, BiasMovesTokensAndLeavesLogprobs) {
-  KV8_NEEDS_HOPPER();
+  KV8_NEEDS_GPU();
   std::mt19937 random(5);
   constexpr int kVocab = 10000;
   Batch batch(kVocab);
@@ -252,7 +252,7 @@ TEST(SampleTest, BiasMovesTokensAndLeavesLogprobs) {
 }
 
 TEST(SampleTest, LargestVocabularyAndMoreRowsThanTheDeviceHolds) {
-  KV8_NEEDS_HOPPER();
+  KV8_NEEDS_GPU();
   std::mt19937 random(6);
   Batch large(262144);
   const std::vector<float> row = normal_values(262144, 3.0f, random);
@@ -263,7 +263,7 @@ TEST(SampleTest, LargestVocabularyAndMoreRowsThanTheDeviceHolds) {
 }
 
 TEST(SampleTest, SettingsAreReadByEachLaunch) {
-  KV8_NEEDS_HOPPER();
+  KV8_NEEDS_GPU();
   std::mt19937 random(7);
   constexpr int kVocab = 5000;
   Batch batch(kVocab);
