@@ -55,7 +55,7 @@ KernelKind kind_of(const std::string& name) {
     return ((name.find(words) != std::string::npos) || ...);
   };
   // kv8's own kernels, and what cuBLASLt calls its products on Hopper.
-  if (names_one_of("linear", "gemv", "gemm", "nvjet", "splitK", "cutlass")) {
+  if (names_one_of("linear", "multiply_rows", "gemv", "gemm", "nvjet", "splitK", "cutlass")) {
     return KernelKind::kLinear;
   }
   if (name == "attention" || names_one_of("decode", "prefill", "merge")) {

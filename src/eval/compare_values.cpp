@@ -4,8 +4,9 @@
 #include <charconv>
 #include <cmath>
 #include <limits>
+#include <numeric>
 
-#include "exec/sequence.h"
+#include "exec/engine.h"
 
 namespace kv8::eval {
 namespace {
@@ -45,7 +46,6 @@ class Recorder final : public TapSink {
   }
   Recording take() { return std::move(recording_); }
 
- private:
   void add(const std::string& name, std::int32_t layer, std::int64_t rows, std::int64_t cols,
            const float* values) {
     const auto [found, is_new] = recording_.values.try_emplace(name);
@@ -57,9 +57,22 @@ class Recorder final : public TapSink {
     all.values.insert(all.values.end(), values, values + rows * cols);
   }
 
+ private:
   const Plan& plan_;
   Recording recording_;
 };
+
+/// Runs a batch with taps, then again without for its logits: the cache gets the same values.
+Status record_call(Backend& backend, const Batch& batch, std::int32_t vocab_size,
+                   Recorder& recorder) {
+  KV8_TRY(backend.run(batch, &recorder));
+  KV8_TRY(backend.run(batch, nullptr));
+  const auto rows = static_cast<std::int64_t>(batch.logits_rows.size());
+  std::vector<float> logits(static_cast<std::size_t>(rows * vocab_size));
+  KV8_TRY(backend.read_logits(logits));
+  recorder.add("logits without taps", kNone, rows, vocab_size, logits.data());
+  return {};
+}
 
 Status check_size(const Plan& plan, std::int64_t tokens) {
   std::int64_t floats = std::int64_t{plan.num_layers} * plan.head_dim *
@@ -124,17 +137,22 @@ Result<Recording> record_values(const io::Checkpoint& checkpoint, std::span<cons
                                     .num_pages = static_cast<std::int32_t>(pages_for_tokens(count)),
                                     .max_rows = count,
                                     .max_sequences = 1}));
-  exec::KvPool pool(backend->num_pages());
-  exec::Sequence sequence(pool);
+  std::vector<std::int32_t> pages(static_cast<std::size_t>(backend->num_pages()));
+  std::iota(pages.begin(), pages.end(), 0);
   Recorder recorder(engine->plan());
   const std::int64_t first =
       settings.prefill > 0 ? std::min<std::int64_t>(settings.prefill, count) : count;
   for (std::int64_t done = 0; done < count;) {
     const std::int64_t now = done == 0 ? first : 1;
-    const exec::StepItem item{
-        &sequence, ids.subspan(static_cast<std::size_t>(done), static_cast<std::size_t>(now)),
-        exec::StepItem::Logits::kAll};
-    KV8_TRY(exec::run_step(*backend, std::span(&item, 1), &recorder));
+    std::vector<std::int32_t> rows(static_cast<std::size_t>(now));
+    std::iota(rows.begin(), rows.end(), 0);
+    SequenceSlice slice;
+    slice.num_tokens = static_cast<std::int32_t>(now);
+    slice.past_tokens = static_cast<std::int32_t>(done);
+    slice.page_table = pages.data();
+    const Batch batch{ids.subspan(static_cast<std::size_t>(done), static_cast<std::size_t>(now)),
+                      std::span(&slice, 1), rows};
+    KV8_TRY(record_call(*backend, batch, engine->plan().vocab_size, recorder));
     done += now;
   }
   return recorder.take();

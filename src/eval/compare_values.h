@@ -53,8 +53,9 @@ struct ValueComparison {
 };
 
 /// Runs `ids` through the model with taps and keeps what passes: every step's result as step_name
-/// calls it, K and V (and Q before rounding) as "k of layer 3 (unrounded)". kCapacity when that
-/// would take more than 8 GiB.
+/// calls it, Q, K and V before rounding as "k of layer 3 (unrounded)". After that every call runs
+/// again without taps, where a backend may fuse steps and replay graphs, for its "logits without
+/// taps". kCapacity when all that would take more than 8 GiB.
 Result<Recording> record_values(const io::Checkpoint& checkpoint, std::span<const std::int32_t> ids,
                                 const RunSettings& settings);
 

@@ -101,8 +101,11 @@ TEST_F(RecordValues, HoldsEveryStepOfEveryToken) {
   const Recording whole = record({.num_threads = 1});
   const io::Checkpoint checkpoint = io::Checkpoint::open(dir_ / "fp8").value();
   const auto layers = static_cast<std::size_t>(checkpoint.config().num_layers);
-  // Nine steps and q, k, v a layer; rows chosen, the last norm and the logits behind them.
-  EXPECT_EQ(whole.names.size(), 12 * layers + 3);
+  // Nine steps and q, k, v a layer; rows chosen, the last norm and the logits, twice, behind them.
+  ASSERT_EQ(whole.names.size(), 12 * layers + 4);
+  EXPECT_EQ(whole.names.back(), "logits without taps");
+  EXPECT_EQ(whole.values.at(whole.names.back()).values,
+            whole.values.at(whole.names[whole.names.size() - 2]).values);
   std::int32_t last = 0;
   for (const std::string& name : whole.names) {
     const RecordedValues& values = whole.values.at(name);
@@ -130,6 +133,7 @@ TEST_F(RecordValues, AnFp8CacheIsFirstSeenInTheFirstAttention) {
   const ValueDifference* first = first_beyond(comparison, 1e-3);
   ASSERT_NE(first, nullptr);
   EXPECT_THAT(first->name, testing::HasSubstr("attention of layer 0"));
+  EXPECT_GT(comparison.differences.back().relative_error, 1e-3);
   EXPECT_EQ(first->layer, 0);
 }
 
@@ -137,7 +141,7 @@ TEST_F(RecordValues, FirstLayersAreAModelOfTheirOwn) {
   const io::Checkpoint checkpoint = io::Checkpoint::open(dir_ / "fp8").value();
   const io::Checkpoint one = checkpoint.first_layers(1).value();
   const Recording recording = record_values(one, ids_, {.num_threads = 1}).value();
-  EXPECT_EQ(recording.names.size(), 12u + 3);
+  EXPECT_EQ(recording.names.size(), 12u + 4);
   test::expect_error(checkpoint.first_layers(99), {"99 layers"});
   test::expect_error(checkpoint.first_layers(0), {"0 layers"});
 }
