@@ -15,6 +15,8 @@ namespace {
 
 /// Rows of the products that the GEMM rate is measured on, where no prompt says how many.
 constexpr std::int64_t kDefaultGemmRows = 512;
+/// Rows up to which kernels are chosen by timing, where the batch is what will fit.
+constexpr std::int64_t kTunedBatch = 512;
 
 Result<io::Checkpoint> open_model(const ModelBenchOptions& options) {
   if (options.geometry.empty()) {
@@ -67,15 +69,18 @@ class ModelBench {
   }
 
  private:
-  /// Fills in what holds for all rows; the ceilings too, before the model takes the memory.
+  /// Fills in what holds for all rows. Ceilings and kernels are timed before the model takes the
+  /// memory.
   Status describe(const io::Checkpoint& checkpoint) {
     threads_ = options_.num_threads > 0 ? options_.num_threads
                                         : static_cast<int>(std::thread::hardware_concurrency());
     const std::string folder = options_.checkpoint_dir.filename().string();
     result_.model = options_.geometry.empty() ? folder : options_.geometry;
     result_.backend = options_.backend;
-    const auto engine = KV8_TRY(exec::Engine::from_checkpoint(checkpoint, false, {}));
-    const Plan& plan = engine->plan();
+    exec::BuilderConfig config;
+    config.backend = options_.backend;
+    tuned_ = KV8_TRY(exec::Engine::from_checkpoint(checkpoint, false, config));
+    const Plan& plan = tuned_->plan();
     result_.machine = KV8_TRY(machine_name(options_.backend, threads_));
     result_.weight_bytes = weight_bytes(plan);
     weight_dtype_ = plan.model_dtype;
@@ -85,7 +90,10 @@ class ModelBench {
       if (point.phase == Phase::kPrefill) rows = std::max(rows, rows_of(point));
     }
     gemms_ = gemm_shapes(plan, rows > 0 ? rows : kDefaultGemmRows, 1);
-    return measure_ceilings_again();
+    KV8_TRY(measure_ceilings_again());
+    std::int64_t most = options_.full_memory_contexts.empty() ? 1 : kTunedBatch;
+    for (const ModelPoint& point : options_.points) most = std::max(most, rows_of(point));
+    return tuned_->tune(most, reporter_);
   }
 
   /// On a shared machine they change within seconds (one such machine read 50 GB/s in one minute
@@ -109,14 +117,14 @@ class ModelBench {
     const CandidateRoom room = room_for(options_, options_.points);
     std::vector<Candidate> candidates;
     for (const bool kv_fp8 : caches) {
-      Result<Candidate> candidate = Candidate::open(checkpoint, kv_fp8, room);
+      Result<Candidate> candidate = Candidate::open(checkpoint, kv_fp8, *tuned_, room);
       const bool too_large =
           !candidate.ok() && candidate.error().code == ErrorCode::kCapacity && !candidates.empty();
       if (too_large) {
         reporter_.warn("memory does not hold both caches: measuring one after the other");
         KV8_TRY(measure(candidates, options_.points, false));
         candidates.clear();
-        candidate = Candidate::open(checkpoint, kv_fp8, room);
+        candidate = Candidate::open(checkpoint, kv_fp8, *tuned_, room);
       }
       candidates.push_back(KV8_TRY(std::move(candidate)));
     }
@@ -128,8 +136,8 @@ class ModelBench {
     CandidateRoom room{options_.backend, options_.num_threads};
     room.context = longest;
     std::vector<Candidate> candidates;
-    candidates.push_back(KV8_TRY(
-        Candidate::open_full(checkpoint, kv_fp8, room, options_.kv_cache_memory, shortest)));
+    candidates.push_back(KV8_TRY(Candidate::open_full(checkpoint, kv_fp8, *tuned_, room,
+                                                      options_.kv_cache_memory, shortest)));
     std::vector<ModelPoint> points;
     for (const std::int64_t context : options_.full_memory_contexts) {
       const std::int64_t pages = candidates.front().backend().num_pages();
@@ -143,8 +151,8 @@ class ModelBench {
                  bool full_memory) {
     std::vector<Measurement> measurements;
     for (Candidate& candidate : candidates) {
-      reporter_.info(fmt::format("filling {} KV pages, {}", candidate.backend().num_pages(),
-                                 candidate.kv_dtype()));
+      reporter_.info(fmt::format("{} KV: {}; filling {} pages", candidate.kv_dtype(),
+                                 candidate.backend().summary(), candidate.backend().num_pages()));
       KV8_TRY(candidate.fill_cache());
     }
     for (const ModelPoint& point : points) {
@@ -223,6 +231,7 @@ class ModelBench {
   DType weight_dtype_ = DType::kF16;
   std::vector<GemmShape> gemms_;
   std::vector<Ceilings> ceilings_;  // one a round; the GPU's do not change
+  std::unique_ptr<exec::Engine> tuned_;
   ModelBenchResult result_;
 };
 

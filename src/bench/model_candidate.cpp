@@ -25,35 +25,38 @@ BackendOptions backend_options(const CandidateRoom& room) {
 }
 
 Result<std::unique_ptr<exec::Engine>> make_engine(const io::Checkpoint& checkpoint, bool kv_fp8,
+                                                  const exec::Engine& tuned,
                                                   const CandidateRoom& room) {
   exec::BuilderConfig config;
   config.backend = room.backend;
   config.max_input_len = static_cast<std::int32_t>(room.context);
   config.max_kv_cache_capacity = config.max_input_len;
   config.max_batch_size = static_cast<std::int32_t>(room.sequences);
-  return exec::Engine::from_checkpoint(checkpoint, kv_fp8, config);
+  auto engine = KV8_TRY(exec::Engine::from_checkpoint(checkpoint, kv_fp8, config));
+  engine->take_tuning(tuned);
+  return engine;
 }
 
 }  // namespace
 
 Result<Candidate> Candidate::open(const io::Checkpoint& checkpoint, bool kv_fp8,
-                                  const CandidateRoom& room) {
+                                  const exec::Engine& tuned, const CandidateRoom& room) {
   if (room.pages > std::numeric_limits<std::int32_t>::max()) {
     return capacity_error("{} KV pages are more than a pool can count", room.pages);
   }
   Candidate candidate;
   candidate.fill_tokens_ = fill_tokens(room);
-  candidate.engine_ = KV8_TRY(make_engine(checkpoint, kv_fp8, room));
+  candidate.engine_ = KV8_TRY(make_engine(checkpoint, kv_fp8, tuned, room));
   candidate.backend_ = KV8_TRY(candidate.engine_->open_backend(backend_options(room)));
   return candidate;
 }
 
 Result<Candidate> Candidate::open_full(const io::Checkpoint& checkpoint, bool kv_fp8,
-                                       CandidateRoom room, std::int64_t memory,
-                                       std::int64_t shortest_context) {
+                                       const exec::Engine& tuned, CandidateRoom room,
+                                       std::int64_t memory, std::int64_t shortest_context) {
   Candidate candidate;
   candidate.fill_tokens_ = fill_tokens(room);
-  candidate.engine_ = KV8_TRY(make_engine(checkpoint, kv_fp8, room));
+  candidate.engine_ = KV8_TRY(make_engine(checkpoint, kv_fp8, tuned, room));
   const std::int64_t page_bytes = candidate.plan().kv_bytes_per_token() * kPageTokens;
   // More sequences take more of the working memory that the pages then lack: twice is enough.
   for (int pass = 0; pass < 2; ++pass) {

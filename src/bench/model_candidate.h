@@ -21,14 +21,15 @@ struct CandidateRoom {
 
 class Candidate {
  public:
-  /// Loads the weights and opens the backend. kCapacity when it does not fit.
+  /// Loads the weights and opens the backend, with the kernels that `tuned` has chosen. kCapacity
+  /// when it does not fit.
   static Result<Candidate> open(const io::Checkpoint& checkpoint, bool kv_fp8,
-                                const CandidateRoom& room);
+                                const exec::Engine& tuned, const CandidateRoom& room);
   /// Opens with as many pages as the backend's memory, or `memory` bytes if that is not 0, holds,
   /// and room for as many sequences of `shortest_context` tokens; room.context is the longest.
   static Result<Candidate> open_full(const io::Checkpoint& checkpoint, bool kv_fp8,
-                                     CandidateRoom room, std::int64_t memory,
-                                     std::int64_t shortest_context);
+                                     const exec::Engine& tuned, CandidateRoom room,
+                                     std::int64_t memory, std::int64_t shortest_context);
 
   /// Gives every page keys and values that the model computes: those of a prompt on the first
   /// pages, copied to all others. Timings of attention do not depend on which tokens they are of.

@@ -110,6 +110,15 @@ BackendOptions Engine::completed(BackendOptions options) const {
   return options;
 }
 
+Status Engine::tune(std::int64_t max_rows, const Reporter& reporter) {
+  return tune_plan(config_.builder.backend, plan_, max_rows, reporter);
+}
+
+void Engine::take_tuning(const Engine& other) {
+  plan_.tuned_library = other.plan_.tuned_library;
+  plan_.tuned = other.plan_.tuned;
+}
+
 Result<std::unique_ptr<Backend>> Engine::open_backend(BackendOptions options) const {
   return make_backend(config_.builder.backend, plan_, embedding_, completed(options));
 }

@@ -76,6 +76,10 @@ class Engine {
   const std::filesystem::path& dir() const { return dir_; }
   /// FP16 [vocab_size, hidden_size].
   const TensorView& embedding() const { return embedding_; }
+  /// Lets the backend time its kernels for steps of up to `max_rows` rows, as llm_build does.
+  Status tune(std::int64_t max_rows, const Reporter& reporter);
+  /// Takes over what `other`, of the same model and backend, has chosen.
+  void take_tuning(const Engine& other);
   /// Opens the backend that the engine was built for. max_sequence_tokens, where it is 0, becomes
   /// the engine's max_kv_cache_capacity.
   Result<std::unique_ptr<Backend>> open_backend(BackendOptions options) const;

@@ -91,8 +91,9 @@ TEST(Geometry, ScalesFitTheValuesThatTheWeightsGive) {
   for (const std::string name : {"smollm2-135m", "qwen3-0.6b", "qwen2.5-0.5b"}) {
     SCOPED_TRACE(name);
     const io::Checkpoint checkpoint = random_checkpoint(small_config(name, 2), DType::kF16).value();
+    const auto plain = exec::Engine::from_checkpoint(checkpoint, false, {}).value();
     Candidate candidate =
-        Candidate::open(checkpoint, true,
+        Candidate::open(checkpoint, true, *plain,
                         {.num_threads = 1, .pages = 1, .rows = 64, .sequences = 1, .context = 64})
             .value();
     UseOfRange use(candidate.plan());

@@ -80,8 +80,8 @@ void define_model_points(CLI::App& app, ModelFlags& flags) {
       ->check(tokens)
       ->delimiter(',');
   app.add_option("--kvCacheMemory", flags.options.kv_cache_memory,
-                 "Bytes of KV pages for --fullMemory (0: all that the weights leave)")
-      ->check(CLI::Range(std::int64_t{0}, std::int64_t{1} << 50));
+                 "KV pages for --fullMemory, e.g. 4GB (default: all that the weights leave)")
+      ->transform(CLI::AsSizeValue(false));
   app.add_option("--decodeTokens", flags.options.decode_steps, "Timed steps of a round")
       ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 20))
       ->capture_default_str();
