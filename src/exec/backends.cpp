@@ -60,8 +60,9 @@ std::int32_t default_prefill_chunk(std::string_view backend) {
   return backend == "cuda" ? 2048 : 256;
 }
 
-Status tune_plan(std::string_view backend, Plan& plan, std::int64_t max_rows,
-                 const Reporter& reporter) {
+Status tune_plan(std::string_view backend, [[maybe_unused]] Plan& plan,
+                 [[maybe_unused]] std::int64_t max_rows,
+                 [[maybe_unused]] const Reporter& reporter) {
   KV8_TRY(backend_architecture(backend));
 #ifdef KV8_HAS_CUDA
   if (backend == "cuda") {

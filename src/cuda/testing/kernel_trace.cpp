@@ -32,19 +32,35 @@ std::string short_kernel_name(std::string_view demangled) {
   return std::string(name);
 }
 
+KernelTrace summarize(std::vector<KernelRecord> records) {
+  std::sort(records.begin(), records.end(), [](const KernelRecord& a, const KernelRecord& b) {
+    return std::pair(a.begin, a.end) < std::pair(b.begin, b.end);
+  });
+  std::map<std::string, TracedKernel> kernels;
+  KernelTrace trace;
+  std::uint64_t until = 0;  // when all so far had ended
+  for (const KernelRecord& record : records) {
+    TracedKernel& kernel = kernels[record.name];
+    kernel.name = record.name;
+    ++kernel.count;
+    if (record.end <= until) continue;
+    const double ms = static_cast<double>(record.end - std::max(record.begin, until)) * 1e-6;
+    kernel.ms += ms;
+    trace.busy_ms += ms;
+    until = record.end;
+  }
+  for (auto& [name, kernel] : kernels) trace.kernels.push_back(std::move(kernel));
+  return trace;
+}
+
 #if KV8_HAS_CUPTI
 namespace {
-
-struct Interval {
-  std::uint64_t begin, end;  // ns
-};
 
 /// What CUPTI has handed over so far. Its callbacks take no argument of ours and may come from a
 /// thread of its own.
 struct Recording {
   std::mutex mutex;
-  std::map<std::string, TracedKernel> kernels;
-  std::vector<Interval> intervals;
+  std::vector<KernelRecord> records;
 };
 Recording recording;
 
@@ -62,14 +78,6 @@ std::string demangled(const char* name) {
   const std::unique_ptr<char, void (*)(void*)> text(
       abi::__cxa_demangle(name, nullptr, nullptr, &status), std::free);
   return short_kernel_name(status == 0 ? text.get() : name);
-}
-
-void add(std::string name, std::uint64_t begin, std::uint64_t end) {
-  TracedKernel& kernel = recording.kernels[name];
-  kernel.name = std::move(name);
-  kernel.ms += static_cast<double>(end - begin) * 1e-6;
-  ++kernel.count;
-  recording.intervals.push_back({begin, end});
 }
 
 /// libcupti's functions, found when first needed: kv8 runs without the library.
@@ -90,32 +98,19 @@ void CUPTIAPI take_buffer(CUcontext, std::uint32_t, std::uint8_t* buffer, std::s
   while (valid > 0 && cupti.next(buffer, valid, &record) == CUPTI_SUCCESS) {
     if (record->kind == CUPTI_ACTIVITY_KIND_CONCURRENT_KERNEL) {
       const auto* kernel = reinterpret_cast<const CUpti_ActivityKernel10*>(record);
-      add(demangled(kernel->name), kernel->start, kernel->end);
+      recording.records.push_back({demangled(kernel->name), kernel->start, kernel->end});
     } else if (record->kind == CUPTI_ACTIVITY_KIND_MEMCPY) {
       const auto* copy = reinterpret_cast<const CUpti_ActivityMemcpy6*>(record);
-      add("memcpy", copy->start, copy->end);
+      recording.records.push_back({"memcpy", copy->start, copy->end});
     } else if (record->kind == CUPTI_ACTIVITY_KIND_MEMSET) {
       const auto* set = reinterpret_cast<const CUpti_ActivityMemset4*>(record);
-      add("memset", set->start, set->end);
+      recording.records.push_back({"memset", set->start, set->end});
     }
   }
 }
 
 constexpr CUpti_ActivityKind kKinds[] = {CUPTI_ACTIVITY_KIND_CONCURRENT_KERNEL,
                                          CUPTI_ACTIVITY_KIND_MEMCPY, CUPTI_ACTIVITY_KIND_MEMSET};
-
-/// Time that the intervals cover.
-double covered_ms(std::vector<Interval> intervals) {
-  std::sort(intervals.begin(), intervals.end(),
-            [](const Interval& a, const Interval& b) { return a.begin < b.begin; });
-  std::uint64_t covered = 0, until = 0;
-  for (const Interval& interval : intervals) {
-    if (interval.end <= until) continue;
-    covered += interval.end - std::max(interval.begin, until);
-    until = interval.end;
-  }
-  return static_cast<double>(covered) * 1e-6;
-}
 
 }  // namespace
 
@@ -154,8 +149,7 @@ Result<KernelTrace> trace_kernels(const std::function<Status()>& work) {
   }
   {
     const std::scoped_lock lock(recording.mutex);
-    recording.kernels.clear();
-    recording.intervals.clear();
+    recording.records.clear();
   }
   const Status status = work();
   cudaDeviceSynchronize();
@@ -164,11 +158,8 @@ Result<KernelTrace> trace_kernels(const std::function<Status()>& work) {
   if (!status.ok()) return status.error();
 
   const std::scoped_lock lock(recording.mutex);
-  if (recording.kernels.empty()) return unsupported("CUPTI recorded no kernels");
-  KernelTrace trace;
-  for (const auto& [name, kernel] : recording.kernels) trace.kernels.push_back(kernel);
-  trace.busy_ms = covered_ms(std::move(recording.intervals));
-  return trace;
+  if (recording.records.empty()) return unsupported("CUPTI recorded no kernels");
+  return summarize(std::move(recording.records));
 }
 
 #else
