@@ -1,6 +1,8 @@
 #include "bench/decode.h"
 
 #include "bench/model_bench.h"
+#include "bench/plot.h"
+#include "bench/shape_text.h"
 
 #if KV8_HAS_CUDA
 #include <cuda_runtime_api.h>
@@ -27,8 +29,21 @@ std::vector<DecodeShapeSpec> decode_bench_shapes() {
   return shapes;
 }
 
+Result<DecodeShapeSpec> parse_decode_shape(const std::string& text) {
+  const std::vector<int> n = KV8_TRY(parse_shape(text, "heads,kv_heads,head_dim,batch,context"));
+  return DecodeShapeSpec{n[0], n[1], n[2], n[3], n[4]};
+}
+
 #if KV8_HAS_CUDA
 namespace {
+
+/// Whether both caches and what a run needs besides fit in the device's memory.
+bool fits(const DecodeShapeSpec& shape) {
+  std::size_t available = 0, total = 0;
+  if (cudaMemGetInfo(&available, &total) != cudaSuccess) return false;
+  const double fp8_bytes = 2.0 * shape.num_kv_heads * shape.head_dim * shape.batch * shape.context;
+  return 3.0 * fp8_bytes + 1e9 < static_cast<double>(available);
+}
 
 struct Problem {
   cuda_testing::PrefillProblem data;
@@ -86,13 +101,17 @@ Result<double> check(Problem& problem) {
 
 }  // namespace
 
-Result<DecodeBenchResult> bench_decode(const std::vector<DecodeShapeSpec>& shapes,
-                                       const DecodeBenchOptions& options) {
+Result<DecodeBenchResult> bench_decode(const DecodeBenchOptions& options) {
   DecodeBenchResult result;
   result.device = KV8_TRY(cuda_testing::device_name());
   result.hbm_read_gb_s = KV8_TRY(cuda_testing::measure_memory()).read_gb_s;
   cuda_testing::GpuTimer timer = KV8_TRY(cuda_testing::GpuTimer::create());
-  for (const DecodeShapeSpec& shape : shapes) {
+  for (const DecodeShapeSpec& shape :
+       options.shapes.empty() ? decode_bench_shapes() : options.shapes) {
+    if (!fits(shape)) {
+      result.left_out.push_back(shape);
+      continue;
+    }
     DecodeBenchRow row;
     row.shape = shape;
     row.kv_bytes_fp8 =
@@ -111,6 +130,9 @@ Result<DecodeBenchResult> bench_decode(const std::vector<DecodeShapeSpec>& shape
     }
     row.fp16_us = spread_of(std::move(times16)).median;
     row.fp8_us = spread_of(std::move(times8)).median;
+    // The FP16 keys are as many bytes as FP8 keys and values.
+    row.read_us = KV8_TRY(cuda_testing::time_plain_read(
+        timer, half.args.k_pool, static_cast<std::size_t>(row.kv_bytes_fp8), options.repeats));
     row.fp8_gb_s = static_cast<double>(row.kv_bytes_fp8) / row.fp8_us * 1e-3;
     result.rows.push_back(row);
   }
@@ -118,43 +140,69 @@ Result<DecodeBenchResult> bench_decode(const std::vector<DecodeShapeSpec>& shape
 }
 
 #else
-Result<DecodeBenchResult> bench_decode(const std::vector<DecodeShapeSpec>&,
-                                       const DecodeBenchOptions&) {
+Result<DecodeBenchResult> bench_decode(const DecodeBenchOptions&) {
   return unsupported("this kv8 was built without CUDA; configure with -DKV8_CUDA=ON");
 }
 #endif
 
+namespace {
+
+std::string name_of(const DecodeShapeSpec& s) {
+  return fmt::format("({},{},{}) batch {} context {}", s.num_heads, s.num_kv_heads, s.head_dim,
+                     s.batch, s.context);
+}
+
+}  // namespace
+
 std::string decode_bench_table(const DecodeBenchResult& result) {
-  std::string text = fmt::format("{}: HBM read {:.0f} GB/s\n", result.device, result.hbm_read_gb_s);
-  text +=
-      "heads      batch context   fp16 us    fp8 us  speed-up  fp8 GB/s  of read  fp16 error fp8 "
-      "error\n";
+  std::string text = fmt::format(
+      "{}: decode attention, cold L2, medians of event pairs; HBM read {:.0f} GB/s\n"
+      "heads      batch context   fp16 us    fp8 us  speed-up fp16 GB/s of read  fp8 GB/s of read  "
+      "read us   fp16 error fp8 error\n",
+      result.device, result.hbm_read_gb_s);
   for (const DecodeBenchRow& r : result.rows) {
+    const double fp16_gb_s = 2.0 * static_cast<double>(r.kv_bytes_fp8) / r.fp16_us * 1e-3;
     text += fmt::format(
-        "({},{},{:>3}) {:>4} {:>7} {:>9.2f} {:>9.2f} {:>9.2f} {:>9.0f} {:>7.1f}%  {:.2e}   "
-        "{:.2e}\n",
+        "({},{},{:>3}) {:>4} {:>7} {:>9.2f} {:>9.2f} {:>9.2f} {:>9.0f} {:>6.1f}% {:>9.0f} "
+        "{:>6.1f}% {:>8.2f}   {:.2e}   {:.2e}\n",
         r.shape.num_heads, r.shape.num_kv_heads, r.shape.head_dim, r.shape.batch, r.shape.context,
-        r.fp16_us, r.fp8_us, r.fp16_us / r.fp8_us, r.fp8_gb_s,
-        100 * r.fp8_gb_s / result.hbm_read_gb_s, r.fp16_error, r.fp8_error);
+        r.fp16_us, r.fp8_us, r.fp16_us / r.fp8_us, fp16_gb_s,
+        100 * fp16_gb_s / result.hbm_read_gb_s, r.fp8_gb_s, 100 * r.fp8_gb_s / result.hbm_read_gb_s,
+        r.read_us, r.fp16_error, r.fp8_error);
+  }
+  for (const DecodeShapeSpec& shape : result.left_out) {
+    text += fmt::format("{}: left out, does not fit in the device's memory\n", name_of(shape));
   }
   return text;
 }
 
-std::string decode_bench_json(const DecodeBenchResult& result) {
-  std::string text =
-      fmt::format("{{\n  \"device\": \"{}\",\n  \"hbm_read_gb_s\": {:.1f},\n  \"rows\": [",
-                  result.device, result.hbm_read_gb_s);
+std::string decode_bench_json(const DecodeBenchResult& result, const std::string& command) {
+  std::string text = fmt::format(
+      "{{\n  \"device\": \"{}\",\n  \"command\": \"{}\",\n  \"hbm_read_gb_s\": {:.1f},\n  "
+      "\"rows\": [",
+      result.device, command, result.hbm_read_gb_s);
   const char* comma = "\n";
   for (const DecodeBenchRow& r : result.rows) {
     text += fmt::format(
         "{}    {{\"num_heads\": {}, \"num_kv_heads\": {}, \"head_dim\": {}, \"batch\": {}, "
         "\"context\": {}, "
-        "\"kv_bytes_fp8\": {}, \"fp16_us\": {:.2f}, \"fp8_us\": {:.2f}, \"fp8_gb_s\": {:.1f}}}",
+        "\"kv_bytes_fp8\": {}, \"fp16_us\": {:.2f}, \"fp8_us\": {:.2f}, \"fp8_gb_s\": {:.1f}, "
+        "\"plain_read_us\": {:.2f}}}",
         comma, r.shape.num_heads, r.shape.num_kv_heads, r.shape.head_dim, r.shape.batch,
-        r.shape.context, r.kv_bytes_fp8, r.fp16_us, r.fp8_us, r.fp8_gb_s);
+        r.shape.context, r.kv_bytes_fp8, r.fp16_us, r.fp8_us, r.fp8_gb_s, r.read_us);
     comma = ",\n";
   }
   return text + "\n  ]\n}\n";
+}
+
+std::string decode_bench_svg(const DecodeBenchResult& result) {
+  std::vector<RatioBar> bars;
+  for (const DecodeBenchRow& r : result.rows) {
+    bars.push_back({name_of(r.shape), r.fp16_us / r.fp8_us});
+  }
+  return ratio_chart_svg(
+      fmt::format("Decode attention on {}: time with an FP16 cache / with FP8", result.device),
+      bars);
 }
 
 }  // namespace kv8::bench

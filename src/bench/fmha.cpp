@@ -1,7 +1,6 @@
 #include "bench/fmha.h"
 
 #include <algorithm>
-#include <charconv>
 #include <cmath>
 #include <functional>
 #include <optional>
@@ -9,6 +8,7 @@
 
 #include "base/file.h"
 #include "bench/model_bench.h"
+#include "bench/shape_text.h"
 
 #if KV8_HAS_CUDA
 #include "cuda/attention/attention.h"
@@ -17,31 +17,6 @@
 #endif
 
 namespace kv8::bench {
-namespace {
-
-[[maybe_unused]] std::vector<std::string> split(const std::string& text, char separator) {
-  std::vector<std::string> parts(1);
-  for (char c : text) {
-    if (c == separator) {
-      parts.emplace_back();
-    } else if (c != '\r') {
-      parts.back() += c;
-    }
-  }
-  return parts;
-}
-
-template <class Number>
-std::optional<Number> parse_number(const std::string& text) {
-  Number value{};
-  const char* end = text.data() + text.size();
-  const auto [stop, code] = std::from_chars(text.data(), end, value);
-  if (code != std::errc{} || stop != end) return std::nullopt;
-  return value;
-}
-
-}  // namespace
-
 std::vector<FmhaShape> default_fmha_shapes() {
   struct Model {
     const char* name;
@@ -66,21 +41,8 @@ std::vector<FmhaShape> default_fmha_shapes() {
 }
 
 Result<FmhaShape> parse_fmha_shape(const std::string& text) {
-  const std::vector<std::string> parts = split(text, ',');
-  int numbers[5];
-  bool ok = parts.size() == 5;
-  for (std::size_t i = 0; ok && i < 5; ++i) {
-    const auto value = parse_number<int>(parts[i]);
-    ok = value.has_value() && *value > 0;
-    if (ok) numbers[i] = *value;
-  }
-  if (!ok || numbers[0] % numbers[1] != 0) {
-    return usage_error(
-        "shape \"{}\": expected heads,kv_heads,head_dim,batch,seq_len, all positive, heads a "
-        "multiple of kv_heads",
-        text);
-  }
-  return FmhaShape{"custom", numbers[0], numbers[1], numbers[2], numbers[3], numbers[4]};
+  const std::vector<int> n = KV8_TRY(parse_shape(text, "heads,kv_heads,head_dim,batch,seq_len"));
+  return FmhaShape{"custom", n[0], n[1], n[2], n[3], n[4]};
 }
 
 #if KV8_HAS_CUDA

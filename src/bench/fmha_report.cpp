@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "bench/fmha.h"
+#include "bench/plot.h"
 
 namespace kv8::bench {
 namespace {
@@ -139,42 +140,18 @@ std::string fmha_json(const FmhaResult& result, const std::string& command) {
 }
 
 std::string fmha_svg(const FmhaResult& result) {
-  constexpr int kRowHeight = 16, kLeft = 250, kScale = 260, kTop = 48;
-  std::vector<const FmhaRow*> rows;
-  double widest = 2.0;
+  std::vector<RatioBar> bars;
   for (const FmhaRow& row : result.rows) {
-    rows.push_back(&row);
-    widest = std::max(widest, speed_up(row));
+    const FmhaShape& s = row.shape;
+    bars.push_back({fmt::format("{} ({},{},{}) batch {} length {}", s.model, s.num_heads,
+                                s.num_kv_heads, s.head_dim, s.batch, s.seq_len),
+                    speed_up(row)});
   }
-  const int height = kTop + kRowHeight * static_cast<int>(rows.size()) + 16;
-  const int width = kLeft + static_cast<int>(kScale * widest) + 60;
-  std::string out = fmt::format(
-      "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{}\" height=\"{}\" "
-      "font-family=\"sans-serif\" "
-      "font-size=\"11\">\n<rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n<text x=\"8\" "
-      "y=\"18\" font-size=\"14\">Causal prefill attention on {}: time of the best FP16 kernel / "
-      "time of kv8's FP8 kernel</text>\n",
-      width, height, result.gpu);
-  for (double tick = 0.0; tick <= widest; tick += 0.5) {
-    const double x = kLeft + kScale * tick;
-    out += fmt::format(
-        "<line x1=\"{0:.0f}\" y1=\"{1}\" x2=\"{0:.0f}\" y2=\"{2}\" stroke=\"{3}\"/>"
-        "<text x=\"{0:.0f}\" y=\"{4}\" text-anchor=\"middle\">{5:.1f}x</text>\n",
-        x, kTop - 4, height - 12, tick == 1.0 ? "black" : "#ccc", kTop - 8, tick);
-  }
-  for (std::size_t i = 0; i < rows.size(); ++i) {
-    const FmhaShape& s = rows[i]->shape;
-    const double gain = speed_up(*rows[i]);
-    const int y = kTop + kRowHeight * static_cast<int>(i);
-    out += fmt::format(
-        "<text x=\"{}\" y=\"{}\" text-anchor=\"end\">{} ({},{},{}) batch {} length {}</text><rect "
-        "x=\"{}\" y=\"{}\" width=\"{:.1f}\" height=\"{}\" fill=\"{}\"/><text x=\"{:.1f}\" "
-        "y=\"{}\">{:.2f}x</text>\n",
-        kLeft - 6, y + 11, s.model, s.num_heads, s.num_kv_heads, s.head_dim, s.batch, s.seq_len,
-        kLeft, y + 2, kScale * gain, kRowHeight - 4, gain >= 1.0 ? "#3b7dbf" : "#c0504d",
-        kLeft + kScale * gain + 4, y + 11, gain);
-  }
-  return out + "</svg>\n";
+  return ratio_chart_svg(
+      fmt::format("Causal prefill attention on {}: time of the best FP16 kernel / time of kv8's "
+                  "FP8 kernel",
+                  result.gpu),
+      bars);
 }
 
 }  // namespace kv8::bench

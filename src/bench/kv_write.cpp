@@ -1,6 +1,8 @@
 #include "bench/kv_write.h"
 
 #include "bench/model_bench.h"
+#include "bench/plot.h"
+#include "bench/shape_text.h"
 
 #if KV8_HAS_CUDA
 #include <cuda_runtime_api.h>
@@ -25,6 +27,11 @@ std::vector<WriteShapeSpec> write_bench_shapes() {
     }
   }
   return shapes;
+}
+
+Result<WriteShapeSpec> parse_write_shape(const std::string& text) {
+  const std::vector<int> n = KV8_TRY(parse_shape(text, "heads,kv_heads,head_dim,tokens"));
+  return WriteShapeSpec{n[0], n[1], n[2], n[3]};
 }
 
 #if KV8_HAS_CUDA
@@ -85,8 +92,10 @@ Result<KvWriteArgs> make_args(const WriteShapeSpec& shape, Arena& arena) {
   const std::size_t columns =
       static_cast<std::size_t>(shape.num_heads + 2 * shape.num_kv_heads) * shape.head_dim;
   std::vector<std::uint16_t> qkv(columns * static_cast<std::size_t>(shape.tokens));
-  std::mt19937 random(1);
-  for (auto& x : qkv) x = static_cast<std::uint16_t>((random() & 0x83ff) | 0x3800);  // +-0.5 .. 1
+  std::minstd_rand random(1);
+  for (auto& x : qkv) {
+    x = static_cast<std::uint16_t>((random() >> 8 & 0x83ff) | 0x3800);  // +-0.5 .. 1
+  }
   a.qkv = KV8_TRY(arena.upload(qkv));
   const std::size_t pool = table.size() * kPageTokens *
                            static_cast<std::size_t>(shape.num_kv_heads) *
@@ -99,19 +108,19 @@ Result<KvWriteArgs> make_args(const WriteShapeSpec& shape, Arena& arena) {
 
 }  // namespace
 
-Result<WriteBenchResult> bench_write(const std::vector<WriteShapeSpec>& shapes,
-                                     const WriteBenchOptions& options) {
+Result<WriteBenchResult> bench_write(const WriteBenchOptions& options) {
   WriteBenchResult result;
   result.device = KV8_TRY(cuda_testing::device_name());
   result.copy_gb_s = KV8_TRY(cuda_testing::measure_memory()).copy_gb_s;
   cuda_testing::GpuTimer timer = KV8_TRY(cuda_testing::GpuTimer::create());
-  for (const WriteShapeSpec& shape : shapes) {
+  for (const WriteShapeSpec& shape :
+       options.shapes.empty() ? write_bench_shapes() : options.shapes) {
     Arena arena;
     KvWriteArgs half = KV8_TRY(make_args(shape, arena));
     half.fp8_cache = half.fp8_q = false;
     KvWriteArgs fp8 = half;
     fp8.fp8_cache = fp8.fp8_q = true;
-    fp8.q_scale = fp8.k_scale = fp8.v_scale = KV8_TRY(arena.upload(std::vector<float>{0.0125f}));
+    fp8.q_scale = fp8.k_scale = fp8.v_scale = KV8_TRY(arena.upload(std::vector<float>{0.0123f}));
     const std::function<Status()> launch16 = [&] { return launch_kv_write(half, nullptr); };
     const std::function<Status()> launch8 = [&] { return launch_kv_write(fp8, nullptr); };
     KV8_TRY(timer.run_for(options.settle_ms, {launch16, launch8}));
@@ -134,28 +143,31 @@ Result<WriteBenchResult> bench_write(const std::vector<WriteShapeSpec>& shapes,
 }
 
 #else
-Result<WriteBenchResult> bench_write(const std::vector<WriteShapeSpec>&, const WriteBenchOptions&) {
+Result<WriteBenchResult> bench_write(const WriteBenchOptions&) {
   return unsupported("this kv8 was built without CUDA; configure with -DKV8_CUDA=ON");
 }
 #endif
 
 std::string write_bench_table(const WriteBenchResult& result) {
-  std::string text = fmt::format("{}: copy {:.0f} GB/s\n", result.device, result.copy_gb_s);
-  text += "heads       tokens   fp16 us    fp8 us  fp8/fp16  fp16 GB/s  fp8 GB/s  of copy\n";
+  std::string text = fmt::format(
+      "{}: RoPE + quantize + cache write, cold L2, medians of event pairs; copy {:.0f} GB/s\n"
+      "heads       tokens   fp16 us    fp8 us  fp8/fp16  fp16 GB/s of copy  fp8 GB/s of copy\n",
+      result.device, result.copy_gb_s);
   for (const WriteBenchRow& r : result.rows) {
-    text +=
-        fmt::format("({},{},{:>3}) {:>7} {:>9.2f} {:>9.2f} {:>9.2f} {:>10.0f} {:>9.0f} {:>7.1f}%\n",
-                    r.shape.num_heads, r.shape.num_kv_heads, r.shape.head_dim, r.shape.tokens,
-                    r.fp16_us, r.fp8_us, r.fp8_us / r.fp16_us, r.fp16_gb_s, r.fp8_gb_s,
-                    100 * r.fp8_gb_s / result.copy_gb_s);
+    text += fmt::format(
+        "({},{},{:>3}) {:>7} {:>9.2f} {:>9.2f} {:>9.2f} {:>10.0f} {:>6.1f}% {:>9.0f} {:>6.1f}%\n",
+        r.shape.num_heads, r.shape.num_kv_heads, r.shape.head_dim, r.shape.tokens, r.fp16_us,
+        r.fp8_us, r.fp8_us / r.fp16_us, r.fp16_gb_s, 100 * r.fp16_gb_s / result.copy_gb_s,
+        r.fp8_gb_s, 100 * r.fp8_gb_s / result.copy_gb_s);
   }
   return text;
 }
 
-std::string write_bench_json(const WriteBenchResult& result) {
-  std::string text =
-      fmt::format("{{\n  \"device\": \"{}\",\n  \"copy_gb_s\": {:.1f},\n  \"rows\": [",
-                  result.device, result.copy_gb_s);
+std::string write_bench_json(const WriteBenchResult& result, const std::string& command) {
+  std::string text = fmt::format(
+      "{{\n  \"device\": \"{}\",\n  \"command\": \"{}\",\n  \"copy_gb_s\": {:.1f},\n  "
+      "\"rows\": [",
+      result.device, command, result.copy_gb_s);
   const char* comma = "\n";
   for (const WriteBenchRow& r : result.rows) {
     text += fmt::format(
@@ -166,6 +178,19 @@ std::string write_bench_json(const WriteBenchResult& result) {
     comma = ",\n";
   }
   return text + "\n  ]\n}\n";
+}
+
+std::string write_bench_svg(const WriteBenchResult& result) {
+  std::vector<RatioBar> bars;
+  for (const WriteBenchRow& r : result.rows) {
+    bars.push_back({fmt::format("({},{},{}) {} tokens", r.shape.num_heads, r.shape.num_kv_heads,
+                                r.shape.head_dim, r.shape.tokens),
+                    r.fp16_us / r.fp8_us});
+  }
+  return ratio_chart_svg(
+      fmt::format("RoPE + quantize + cache write on {}: time with FP16 outputs / with FP8",
+                  result.device),
+      bars);
 }
 
 }  // namespace kv8::bench

@@ -14,8 +14,12 @@ struct WriteShapeSpec {
   int num_heads = 0, num_kv_heads = 0, head_dim = 0;
   int tokens = 0;  ///< up to 64: one of each of as many sequences; else of one sequence
 };
+/// "heads,kv_heads,head_dim,tokens", each a positive number.
+Result<WriteShapeSpec> parse_write_shape(const std::string& text);
+
 struct WriteBenchOptions {
-  int repeats = 30;          ///< launches whose median counts, L2 emptied before each
+  std::vector<WriteShapeSpec> shapes;  ///< empty: write_bench_shapes()
+  int repeats = 30;                    ///< launches whose median counts, L2 emptied before each
   double settle_ms = 500.0;  ///< FP16 and FP8 in turn before timing, so that clocks settle
 };
 struct WriteBenchRow {
@@ -31,9 +35,10 @@ struct WriteBenchResult {
 
 /// 1 to 32k tokens of (32, 8, 128) and (32, 8, 64).
 std::vector<WriteShapeSpec> write_bench_shapes();
-Result<WriteBenchResult> bench_write(const std::vector<WriteShapeSpec>& shapes,
-                                     const WriteBenchOptions& options);
+Result<WriteBenchResult> bench_write(const WriteBenchOptions& options);
 std::string write_bench_table(const WriteBenchResult& result);
-std::string write_bench_json(const WriteBenchResult& result);
+std::string write_bench_json(const WriteBenchResult& result, const std::string& command);
+/// Speed-up of FP8 over FP16 for every shape, as a bar chart.
+std::string write_bench_svg(const WriteBenchResult& result);
 
 }  // namespace kv8::bench

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <memory>
+#include <vector>
 
 #include "cuda/testing/gpu_timer.h"
 #include "cuda/testing/memory_kernels.h"
@@ -51,6 +52,19 @@ Result<MemoryCeilings> measure_memory() {
     ceilings.copy_gb_s = std::max(ceilings.copy_gb_s, 2e-3 * kBytes / copy_us);
   }
   return ceilings;
+}
+
+Result<double> time_plain_read(GpuTimer& timer, const void* data, std::size_t bytes, int repeats) {
+  const DeviceMemory sink = KV8_TRY(allocate(16));
+  std::vector<double> times;
+  for (int i = 0; i < std::max(repeats, 1); ++i) {
+    times.push_back(KV8_TRY(timer.time_cold([&]() -> Status {
+      launch_read(data, bytes >> 20 << 20, sink.get());
+      return launched();
+    })));
+  }
+  std::sort(times.begin(), times.end());
+  return times[times.size() / 2];
 }
 
 }  // namespace kv8::cuda_testing

@@ -1,7 +1,10 @@
 // What the memory of the GPU at hand can do at most.
 #pragma once
 
+#include <cstddef>
+
 #include "base/result.h"
+#include "cuda/testing/gpu_timer.h"
 
 namespace kv8::cuda_testing {
 
@@ -11,5 +14,10 @@ struct MemoryCeilings {
   double read_gb_s = 0, copy_gb_s = 0;
 };
 Result<MemoryCeilings> measure_memory();
+
+/// Median microseconds of reading `bytes` (whole MiB count) at `data` once with a plain kernel,
+/// timed as the kernels under test are: the flush leaves L2 full of lines that have to be written
+/// back.
+Result<double> time_plain_read(GpuTimer& timer, const void* data, std::size_t bytes, int repeats);
 
 }  // namespace kv8::cuda_testing
