@@ -22,6 +22,7 @@ struct Case {
   bool bf16 = false, fp8 = true, fp8_q = true, scale_per_head = false, norm = false;
   bool offsets = false, hadamard = false, nasty = false;
   float scale = 0.0123f;
+  std::vector<int> positions;  ///< of each row, -1 = padding; empty: as the slots
 };
 
 /// One random problem: the same inputs for the kernel and for the reference.
@@ -151,9 +152,14 @@ Written reference_write(const Problem& p) {
   params.inv_freq = p.rope.inv_freq.data();
   params.rope_attention_factor = p.rope.attention_factor;
   params.cache.layout = p.layout;
+  // Positions of their own: a row is rotated as if it were a sequence.
   std::vector<SequenceSlice> slices;
   for (std::size_t b = 0; b < c.rows.size(); ++b) {
-    slices.push_back({p.cu_rows[b], c.rows[b], c.past[b], &p.table[b * p.max_pages]});
+    const std::int32_t* table = &p.table[b * p.max_pages];
+    if (c.positions.empty()) slices.push_back({p.cu_rows[b], c.rows[b], c.past[b], table});
+    for (int row = p.cu_rows[b]; row < p.cu_rows[b + 1] && !c.positions.empty(); ++row) {
+      slices.push_back({row, 1, std::max(c.positions[row], 0), table});
+    }
   }
   params.sequences = slices.data();
   params.num_sequences = static_cast<int>(slices.size());
@@ -162,11 +168,15 @@ Written reference_write(const Problem& p) {
     return std::vector<float>(x.begin() + at * c.head_dim, x.begin() + (at + 1) * c.head_dim);
   };
   Written w{p.pool, p.pool, {}};
-  for (const SequenceSlice& s : slices) {
-    for (int i = 0; i < s.num_tokens; ++i) {
-      const std::int64_t row = s.first_row + i;
-      const int position = s.past_tokens + i, slot = position % kPageTokens;
-      const std::int64_t page = s.page_table[position / kPageTokens];
+  for (std::size_t b = 0; b < c.rows.size(); ++b) {
+    for (int i = 0; i < c.rows[b]; ++i) {
+      const std::int64_t row = p.cu_rows[b] + i;
+      const int index = c.past[b] + i, slot = index % kPageTokens;
+      const std::int64_t page = p.table[b * p.max_pages + index / kPageTokens];
+      if (!c.positions.empty() && c.positions[row] < 0) {
+        w.q.insert(w.q.end(), std::size_t(c.num_heads) * c.head_dim, 0.0f);
+        continue;
+      }
       for (int h = 0; h < c.num_heads; ++h) {
         const auto x = transformed(p, head(rotated.q, row * c.num_heads + h), nullptr, c.hadamard);
         for (float value : x) {
@@ -192,10 +202,12 @@ Written reference_write(const Problem& p) {
 
 Written kernel_write(const Problem& p) {
   const Case& c = p.c;
-  const RopeAngleTable angles =
-      make_rope_angles(p.rope, *std::max_element(p.kv_lens.begin(), p.kv_lens.end()));
+  int positions = *std::max_element(p.kv_lens.begin(), p.kv_lens.end());
+  for (int position : c.positions) positions = std::max(positions, position + 1);
+  const RopeAngleTable angles = make_rope_angles(p.rope, positions);
   DeviceArray<std::uint16_t> qkv(p.qkv), q_norm(p.q_norm), k_norm(p.k_norm);
   DeviceArray<std::int32_t> table(p.table), cu_rows(p.cu_rows), kv_lens(p.kv_lens);
+  DeviceArray<std::int32_t> row_positions(c.positions);
   DeviceArray<float> k_scale(p.k_scale), v_scale(p.v_scale), q_scale(p.q_scale);
   DeviceArray<float> k_offset(p.k_offset), v_offset(p.v_offset), cos(angles.cos), sin(angles.sin);
   DeviceArray<std::uint8_t> k(p.pool), v(p.pool);
@@ -209,6 +221,7 @@ Written kernel_write(const Problem& p) {
   a.page_table = table.get();
   a.cu_rows = cu_rows.get();
   a.kv_lens = kv_lens.get();
+  if (!c.positions.empty()) a.positions = row_positions.get();
   a.cos = cos.get();
   a.sin = sin.get();
   if (c.norm) a.q_norm = q_norm.get(), a.k_norm = k_norm.get();
@@ -327,6 +340,26 @@ TEST(KvWriteTest, RaggedBatchWithEmptySequences) {
   c.num_kv_heads = 1;
   c.head_dim = 64;
   expect_same(c, "ragged");
+}
+
+TEST(KvWriteTest, TreeTokensHavePositionsAndPadding) {
+  KV8_NEEDS_HOPPER();
+  std::mt19937 random(5);
+  for (int bits = 0; bits < 16; ++bits) {
+    Case c;
+    c.fp8 = c.fp8_q = bits & 1;
+    c.head_dim = bits & 2 ? 64 : 128;
+    c.norm = bits & 4;
+    c.rows = bits & 8 ? std::vector<int>{3, 1, 5} : std::vector<int>{60, 1, 128};
+    c.past = {13, 63, 120};
+    for (std::size_t b = 0; b < c.rows.size(); ++b) {
+      for (int i = 0; i < c.rows[b]; ++i) {
+        const bool pads = i > 0 && random() % 6 == 0;
+        c.positions.push_back(pads ? -1 : c.past[b] + static_cast<int>(random() % 8));
+      }
+    }
+    expect_same(c, "tree " + std::to_string(bits));
+  }
 }
 
 TEST(KvWriteTest, NastyValuesAndScales) {

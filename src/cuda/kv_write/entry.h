@@ -7,10 +7,11 @@
 
 namespace kv8::kv_write {
 
-/// How a launch is cut. A warp serves one row and `heads_per_warp` heads; V goes either with them
+/// How a launch is cut. A warp serves some heads of one row; V goes either with them
 /// (few rows a sequence) or by blocks of its own that transpose a page's tile.
 struct Grid {
   int row_warps;  ///< warps a row
+  int row_turns;  ///< of 512 elements of Q and K (and V) that each of them takes
   int row_blocks;
   int tile_slots;    ///< upper bound of (sequence, page) pairs with new tokens; 0: V goes with rows
   int uniform_rows;  ///< rows of every sequence, 0 where they differ

@@ -32,9 +32,15 @@ __device__ __forceinline__ KvLayout layout_of(const KvWriteArgs& args, int elem_
   return layout;
 }
 
+/// Whether every value that is rounded has the model's type.
+__device__ __forceinline__ bool is_plain_but_norms(const KvWriteArgs& args) {
+  return args.k_offset == nullptr && args.v_offset == nullptr && !args.hadamard;
+}
+
 /// The sequence of a row; called by whole warps.
 __device__ __forceinline__ int sequence_of(const KvWriteArgs& args, const Grid& grid, int row,
                                            int lane) {
+  if (args.batch == 1) return 0;
   if (grid.uniform_rows > 0) return row / grid.uniform_rows;
   int before = 0;  // sequences that end at or before the row
   for (int base = 0; base < args.batch; base += 32) {
@@ -47,26 +53,47 @@ __device__ __forceinline__ int sequence_of(const KvWriteArgs& args, const Grid& 
 /// Which of Q, K and V a head of a row belongs to.
 struct HeadKind {
   bool is_q, is_v;
-  int kv_head;
+  int kv_head;  ///< of K and V
   __device__ HeadKind(const KvWriteArgs& args, int head)
-      : is_q(head < args.num_heads), is_v(head >= args.num_heads + args.num_kv_heads) {
-    kv_head = is_q ? head / (args.num_heads / args.num_kv_heads)
-                   : head - args.num_heads - (is_v ? args.num_kv_heads : 0);
+      : is_q(head < args.num_heads),
+        is_v(head >= args.num_heads + args.num_kv_heads),
+        kv_head(head - args.num_heads - (is_v ? args.num_kv_heads : 0)) {}
+};
+
+/// The scales of a row's heads; what all heads share is read once.
+struct Scales {
+  float q = 1.0f, k = 1.0f, v = 1.0f;
+  int group = 1;  ///< query heads of a KV head
+  __device__ __forceinline__ explicit Scales(const KvWriteArgs& args) {
+    if (args.scale_per_head) {
+      group = args.num_heads / args.num_kv_heads;
+      return;
+    }
+    if (args.q_scale != nullptr) q = *args.q_scale;
+    k = *args.k_scale;
+    v = *args.v_scale;
   }
+  __device__ __forceinline__ float of(const KvWriteArgs& args, int head) const {
+    const HeadKind kind(args, head);
+    if (!args.scale_per_head) return kind.is_q ? q : kind.is_v ? v : k;
+    if (kind.is_q) return args.q_scale != nullptr ? args.q_scale[head / group] : 1.0f;
+    return (kind.is_v ? args.v_scale : args.k_scale)[kind.kv_head];
+  }
+};
+
+/// FP16 has none.
+struct NoScales {
+  __device__ explicit NoScales(const KvWriteArgs&) {}
 };
 
 /// What does not depend on the row's position, requested ahead of time.
 template <class C>
 struct RawHead {
   uint4 low, high;
-  float scale;
-  __device__ __forceinline__ void load(const KvWriteArgs& args, const uint4* row, int head, int j) {
+  __device__ __forceinline__ void load(const uint4* row, int head, int j) {
     const uint4* from = row + head * (C::kHeadDim / 8);
     low = __ldcs(from + j);
     high = __ldcs(from + C::kLanes + j);
-    const HeadKind kind(args, head);
-    const float* scales = kind.is_q ? args.q_scale : kind.is_v ? args.v_scale : args.k_scale;
-    scale = scales != nullptr ? scales[args.scale_per_head ? kind.kv_head : 0] : 1.0f;
   }
 };
 
@@ -74,12 +101,13 @@ struct RawHead {
 struct RowPlace {
   int64_t row;
   int64_t page;
-  int slot;  ///< within the page
+  int slot;   ///< within the page
+  bool pads;  ///< belongs to no token
 };
 
 template <class C>
 __device__ __forceinline__ void finish_head(const KvWriteArgs& args, const RowPlace& at, Part x,
-                                            const Part& angles, float scale, int head, int j,
+                                            const Part& angles, const Divisor& by, int head, int j,
                                             bool exists) {
   const auto [is_q, is_v, kv_head] = HeadKind(args, head);
   if constexpr (C::kPlain) {
@@ -101,68 +129,81 @@ __device__ __forceinline__ void finish_head(const KvWriteArgs& args, const RowPl
       if (!is_v) x = y;
     }
   }
-  if (!exists) return;
-  if (is_q) {
-    const auto low = round<C::kFp8Q>(x.low, scale);
-    place<C::kFp8Q, C::kLanes>(args.q_out, (at.row * args.num_heads + head) * C::kHeadDim, j, low,
-                               round<C::kFp8Q>(x.high, scale));
-    return;
+  if (!exists || (at.pads && !is_q)) return;
+  if (at.pads) x = Part{};
+  if constexpr (C::kFp8Q != C::kFp8Cache) {
+    if (is_q) {
+      place<C::kFp8Q, C::kLanes>(args.q_out, (at.row * args.num_heads + head) * C::kHeadDim, j,
+                                 round<C::kFp8Q>(x.low, by), round<C::kFp8Q>(x.high, by));
+      return;
+    }
   }
   const KvLayout layout = layout_of(args, C::kElemBytes);
-  const auto low = round<C::kFp8Cache>(x.low, scale);
-  const auto high = round<C::kFp8Cache>(x.high, scale);
+  const auto low = round<C::kFp8Cache>(x.low, by);
+  const auto high = round<C::kFp8Cache>(x.high, by);
   if (is_v) {
     place_column<C::kFp8Cache>(args.v_pool, layout.v_offset(at.page, kv_head, at.slot, 8 * j), low);
     place_column<C::kFp8Cache>(
         args.v_pool, layout.v_offset(at.page, kv_head, at.slot, 8 * (C::kLanes + j)), high);
   } else {
-    place<C::kFp8Cache, C::kLanes>(args.k_pool, layout.k_offset(at.page, kv_head, at.slot, 0), j,
-                                   low, high);
+    place<C::kFp8Cache, C::kLanes>(is_q ? args.q_out : args.k_pool,
+                                   is_q ? (at.row * args.num_heads + head) * C::kHeadDim
+                                        : layout.k_offset(at.page, kv_head, at.slot, 0),
+                                   j, low, high);
   }
 }
 
 /// One warp, some heads of one row.
 template <class C>
 __device__ void write_row(const KvWriteArgs& args, const Grid& grid, int warp, int lane) {
-  const int row = warp / grid.row_warps;
+  const int row = grid.row_warps == 1 ? warp : warp / grid.row_warps;
   if (row >= args.rows) return;
   const int total = args.num_heads + args.num_kv_heads * (grid.tile_slots > 0 ? 1 : 2);
   const int turns = (total + C::kHeadsAtOnce - 1) / C::kHeadsAtOnce;
-  const int share = warp % grid.row_warps;
-  const int first_turn = turns * share / grid.row_warps;
-  const int end_turn = turns * (share + 1) / grid.row_warps;
-  if (first_turn == end_turn) return;
+  const int first_turn = (warp - row * grid.row_warps) * grid.row_turns;
+  const int end_turn = min(first_turn + grid.row_turns, turns);
+  if (first_turn >= end_turn) return;
   const int j = lane % C::kLanes;
   const int heads = args.num_heads + 2 * args.num_kv_heads;
   const uint4* source =
       static_cast<const uint4*>(args.qkv) + int64_t{row} * heads * (C::kHeadDim / 8);
   const auto head_of = [&](int turn) { return turn * C::kHeadsAtOnce + lane / C::kLanes; };
   RawHead<C> next;
-  next.load(args, source, min(head_of(first_turn), total - 1), j);
+  next.load(source, min(head_of(first_turn), total - 1), j);
+  std::conditional_t<C::kFp8Cache, Scales, NoScales> scales(args);
 
   const int b = sequence_of(args, grid, row, lane);
   const int first_row = grid.uniform_rows > 0 ? b * grid.uniform_rows : args.cu_rows[b];
   const int end_row = grid.uniform_rows > 0 ? first_row + grid.uniform_rows : args.cu_rows[b + 1];
-  const int position = args.kv_lens[b] - (end_row - row);
-  const RowPlace at{row, args.page_table[int64_t{b} * args.max_pages + position / kPageTokens],
-                    position % kPageTokens};
+  const int index = args.kv_lens[b] - (end_row - row);  // in the cache
+  const int position = args.positions == nullptr ? index : args.positions[row];
+  const RowPlace at{row, args.page_table[int64_t{b} * args.max_pages + index / kPageTokens],
+                    index % kPageTokens, position < 0};
   Part angles;
-  const float4* cos =
-      reinterpret_cast<const float4*>(args.cos + int64_t{position} * (C::kHeadDim / 2));
-  const float4* sin =
-      reinterpret_cast<const float4*>(args.sin + int64_t{position} * (C::kHeadDim / 2));
+  const int64_t angle = int64_t{max(position, 0)} * (C::kHeadDim / 2);
+  const float4* cos = reinterpret_cast<const float4*>(args.cos + angle);
+  const float4* sin = reinterpret_cast<const float4*>(args.sin + angle);
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
     reinterpret_cast<float4*>(angles.low)[i] = cos[2 * j + i];
     reinterpret_cast<float4*>(angles.high)[i] = sin[2 * j + i];
   }
+  const bool short_values = C::kPlain || is_plain_but_norms(args);
+  Divisor by{};
+#pragma unroll 1
   for (int turn = first_turn; turn < end_turn; ++turn) {
     const RawHead<C> raw = next;
-    if (turn + 1 < end_turn) next.load(args, source, min(head_of(turn + 1), total - 1), j);
+    if (turn + 1 < end_turn) next.load(source, min(head_of(turn + 1), total - 1), j);
+    if constexpr (C::kFp8Cache) {
+      const float scale = scales.of(args, min(head_of(turn), total - 1));
+      if (__any_sync(kAllLanes, scale != by.scale)) {
+        by = Divisor::of<C::kLanes>(scale, j, short_values);
+      }
+    }
     Part x;
     widen<C::kBf16>(raw.low, x.low);
     widen<C::kBf16>(raw.high, x.high);
-    finish_head<C>(args, at, x, angles, raw.scale, min(head_of(turn), total - 1), j,
+    finish_head<C>(args, at, x, angles, by, min(head_of(turn), total - 1), j,
                    head_of(turn) < total);
   }
 }
@@ -171,12 +212,26 @@ __device__ void write_row(const KvWriteArgs& args, const Grid& grid, int warp, i
 struct Tile {
   int64_t first_row;  ///< row of the page's token 0, possibly negative
   int64_t page;
-  int begin, end;  ///< new tokens of the page; empty where the slot has none
+  uint64_t tokens;  ///< a bit for each new token of the page; none where the slot has none
 };
+
+/// The new tokens of a page that have a position; called by whole warps.
+__device__ __forceinline__ uint64_t not_padding(const KvWriteArgs& args, const Tile& tile,
+                                                int lane) {
+  uint64_t tokens = 0;
+#pragma unroll
+  for (int base = 0; base < kPageTokens; base += 32) {
+    const int token = base + lane;
+    const bool real =
+        (tile.tokens >> token & 1) != 0 && args.positions[tile.first_row + token] >= 0;
+    tokens |= uint64_t{__ballot_sync(kAllLanes, real)} << base;
+  }
+  return tokens;
+}
 
 /// The `slot`-th page with new tokens; called by whole warps.
 __device__ __forceinline__ Tile find_tile(const KvWriteArgs& args, int slot, int lane) {
-  Tile tile{0, 0, 0, 0};
+  Tile tile{0, 0, 0};
   int before = 0;
   for (int base = 0; base < args.batch; base += 32) {
     const int b = min(base + lane, args.batch - 1);
@@ -200,8 +255,10 @@ __device__ __forceinline__ Tile find_tile(const KvWriteArgs& args, int slot, int
       const int sequence = base + owner;
       tile.page = args.page_table[int64_t{sequence} * args.max_pages + index];
       tile.first_row = int64_t{args.cu_rows[sequence]} + index * kPageTokens - owner_past;
-      tile.begin = max(owner_past - index * kPageTokens, 0);
-      tile.end = min(owner_end - index * kPageTokens, kPageTokens);
+      const int begin = max(owner_past - index * kPageTokens, 0);
+      const int end = min(owner_end - index * kPageTokens, kPageTokens);
+      tile.tokens = ~uint64_t{0} >> (kPageTokens - end + begin) << begin;
+      if (args.positions != nullptr) tile.tokens &= not_padding(args, tile, lane);
       return tile;
     }
     before += __shfl_sync(kAllLanes, sum, 31);
@@ -232,7 +289,7 @@ __device__ __forceinline__ void round_tile(const KvWriteArgs& args, const Tile& 
   for (int i = 0; i < 4; ++i) {
     const int token = token_of<C>(quad, i);
     raw[i] = make_uint4(0, 0, 0, 0);
-    if (token >= tile.begin && token < tile.end) {
+    if ((tile.tokens >> token & 1) != 0) {
       raw[i] = __ldcs(
           reinterpret_cast<const uint4*>(static_cast<const uint16_t*>(args.qkv) +
                                          (tile.first_row + token) * heads * C::kHeadDim + column));
@@ -250,8 +307,9 @@ __device__ __forceinline__ void round_tile(const KvWriteArgs& args, const Tile& 
     }
   }
   if constexpr (C::kFp8Cache) {
+    const Divisor by = Divisor::of<16>(scale, lane % 16, args.v_offset == nullptr);
 #pragma unroll
-    for (int i = 0; i < 4; ++i) divide(x[i], scale);
+    for (int i = 0; i < 4; ++i) divide(x[i], by);
   }
   uint32_t* to = shared + 8 * octet * C::kTilePitch + quad * C::kTileWords;
 #pragma unroll
@@ -271,7 +329,7 @@ __device__ __forceinline__ void place_positions(uint8_t* to, const uint4& value,
                                                 const Tile& tile) {
   constexpr int kPositions = 16 / C::kElemBytes;
   const int group = first_position & ~15;
-  if (tile.begin <= group && group + 16 <= tile.end) {
+  if ((~tile.tokens >> group & 0xffff) == 0) {
     *reinterpret_cast<uint4*>(to) = value;
     return;
   }
@@ -281,7 +339,7 @@ __device__ __forceinline__ void place_positions(uint8_t* to, const uint4& value,
   for (int i = 0; i < kPositions; ++i) {
     const int position = first_position + i;
     const int token = group + v_group_token(position & 15, C::kElemBytes);
-    if (token >= tile.begin && token < tile.end) {
+    if ((tile.tokens >> token & 1) != 0) {
       reinterpret_cast<Element*>(to)[i] =
           static_cast<Element>(words[i * C::kElemBytes / 4] >> (8 * (i * C::kElemBytes % 4)));
     }
@@ -292,21 +350,20 @@ __device__ __forceinline__ void place_positions(uint8_t* to, const uint4& value,
 template <class C>
 __device__ void write_tile(const KvWriteArgs& args, int slot, int first_head, uint32_t* shared) {
   const Tile tile = find_tile(args, slot, threadIdx.x % 32);
-  if (tile.begin >= tile.end) return;
+  if (tile.tokens == 0) return;
   round_tile<C>(args, tile, first_head, shared);
   __syncthreads();
   constexpr int kPieces = 4 * C::kElemBytes;  // 16-byte pieces of one dim's 64 tokens
-  const KvLayout layout = layout_of(args, C::kElemBytes);
+  uint8_t* pool = static_cast<uint8_t*>(args.v_pool) +
+                  layout_of(args, C::kElemBytes).head_offset(tile.page, first_head) * C::kElemBytes;
+#pragma unroll
   for (int i = threadIdx.x; i < 128 * kPieces; i += kThreads) {
-    const int head = first_head + i / (C::kHeadDim * kPieces);
-    const int piece = i % kPieces, dim = i / kPieces % C::kHeadDim;
-    if (head >= args.num_kv_heads) return;
-    const uint32_t* from = shared + i / kPieces * C::kTilePitch + 4 * piece;
-    uint8_t* to = static_cast<uint8_t*>(args.v_pool) +
-                  (layout.head_offset(tile.page, head) + dim * kPageTokens) * C::kElemBytes +
-                  16 * piece;
-    place_positions<C>(to, make_uint4(from[0], from[1], from[2], from[3]),
-                       16 / C::kElemBytes * piece, tile);
+    if (first_head + i / (C::kHeadDim * kPieces) >= args.num_kv_heads) break;
+    const int piece = i % kPieces, row = i / kPieces;  // heads follow each other in a page
+    const uint32_t* from = shared + row * C::kTilePitch + 4 * piece;
+    place_positions<C>(pool + row * (kPageTokens * C::kElemBytes) + 16 * piece,
+                       make_uint4(from[0], from[1], from[2], from[3]), 16 / C::kElemBytes * piece,
+                       tile);
   }
 }
 
@@ -319,8 +376,8 @@ __global__ void __launch_bounds__(kThreads, C::kPlain ? 3 : 2)
     write_row<C>(args, grid, blockIdx.x * (kThreads / 32) + threadIdx.x / 32, threadIdx.x % 32);
   } else {
     const int head_blocks = (args.num_kv_heads + C::kTileHeads - 1) / C::kTileHeads;
-    const int tile = blockIdx.x - grid.row_blocks;
-    write_tile<C>(args, tile / head_blocks, tile % head_blocks * C::kTileHeads, shared);
+    const int tile = blockIdx.x - grid.row_blocks, slot = tile / head_blocks;
+    write_tile<C>(args, slot, (tile - slot * head_blocks) * C::kTileHeads, shared);
   }
 }
 

@@ -12,6 +12,9 @@ namespace kv8 {
 namespace {
 
 constexpr int kWarpsPerBlock = 8;
+/// Warps with rows that a multiprocessor is given at least; it holds 24 at once, some of them for
+/// V.
+constexpr int kResidentWarps = 16;
 /// From this many rows a sequence on, V goes by transposed tiles instead of scattered elements.
 constexpr int kTileRows = 8;
 
@@ -70,9 +73,10 @@ kv_write::Grid grid_of(const KvWriteArgs& a, int multiprocessors) {
   const bool tiles = a.max_rows_per_sequence >= kTileRows;
   const int heads = a.num_heads + a.num_kv_heads * (tiles ? 1 : 2);
   const int turns = (heads * a.head_dim / 16 + 31) / 32;
-  // Enough warps to fill the device twice, if the rows have them.
-  const int wanted = (multiprocessors * 48 + a.rows - 1) / a.rows;
-  grid.row_warps = std::clamp(wanted, 1, turns);
+  // As many warps as the device holds at once beside those for V, if the rows have them.
+  const int wanted = std::max(multiprocessors * kResidentWarps / a.rows, 1);
+  grid.row_turns = (turns + wanted - 1) / wanted;
+  grid.row_warps = (turns + grid.row_turns - 1) / grid.row_turns;
   grid.row_blocks = (a.rows * grid.row_warps + kWarpsPerBlock - 1) / kWarpsPerBlock;
   const bool uniform = std::int64_t{a.batch} * a.max_rows_per_sequence == a.rows;
   grid.uniform_rows = uniform ? a.max_rows_per_sequence : 0;

@@ -7,9 +7,10 @@ namespace kv8 {
 
 /// One launch: for every row of a ragged batch, normalises (optionally) and rotates Q and K, rounds
 /// once to the model's type, transforms (optionally), and stores K and V in the paged cache and Q
-/// packed: docs/numbers.md, bit for bit. Row i of sequence b (counting from cu_rows[b]) has
-/// position kv_lens[b] - (cu_rows[b + 1] - cu_rows[b]) + i; slots of other tokens stay untouched.
-/// All pointers are device pointers.
+/// packed: docs/numbers.md, bit for bit. Row i of sequence b (counting from cu_rows[b]) goes to
+/// slot kv_lens[b] - (cu_rows[b + 1] - cu_rows[b]) + i of the sequence, which is its position too
+/// unless `positions` says another; slots of other tokens stay untouched. All pointers are device
+/// pointers.
 struct KvWriteArgs {
   const void* qkv = nullptr;  ///< [rows][(num_heads + 2 * num_kv_heads) * head_dim], model's type
   void* q_out = nullptr;      ///< [rows][num_heads][head_dim], E4M3 or FP16
@@ -18,6 +19,10 @@ struct KvWriteArgs {
   const std::int32_t* page_table = nullptr;  ///< [batch][max_pages]
   const std::int32_t* cu_rows = nullptr;     ///< [batch + 1], from 0
   const std::int32_t* kv_lens = nullptr;     ///< [batch], the new tokens included
+
+  /// [rows], or null. A token tree's positions; -1: a row of padding, whose Q is zero and whose
+  /// slot stays as it is.
+  const std::int32_t* positions = nullptr;
 
   /// [positions][head_dim / 2] as `make_rope_angles` computes them; every position of the batch is
   /// below `positions` there.

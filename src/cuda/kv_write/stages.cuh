@@ -136,24 +136,64 @@ __device__ __forceinline__ void transform(Part& x, const float* offset, bool had
   }
 }
 
-/// x / scale, rounded as IEEE 754 divides, in place. With y = RN(1 / scale) and q = RN(x y),
-/// RN(q + RN(x - q scale) y) is the rounded quotient (Markstein) as long as nothing over- or
-/// underflows; values and scales out of the ordinary take the division itself.
-__device__ __forceinline__ void divide(float (&x)[8], float scale) {
-  const float minus_inverse = -1.0f / scale;
+/// Whether e4m3(RN(x y)) = e4m3(RN(x / scale)), y = RN(1 / scale), for every x of 11 significant
+/// bits, by looking at every `kParts`-th of 16 candidates from `part` on. The two can differ only
+/// if a midpoint between neighbouring codes lies between RN(x y) and x / scale, which are within
+/// 2^-22 of each other. Midpoints are odd multiples, 1 to 31, of a power of two; so it is enough
+/// that no odd * scale lies within 2^-21 of a number of 11 bits.
+template <int kParts>
+__device__ __forceinline__ bool product_suffices(float scale, int part) {
+  bool far = scale > 0x1p-60f && scale < 0x1p60f;
+#pragma unroll
+  for (int i = 0; i < 16; i += kParts) {
+    const uint32_t bits = __float_as_uint(static_cast<float>(2 * (part + i) + 1) * scale);
+    far &= (bits + 8 & 0x1fff) > 16;
+  }
+  return far;
+}
+
+/// What divides by a scale.
+struct Divisor {
+  float scale, inverse;
+  bool by_product;  ///< the same for the whole warp
+
+  /// Called by whole warps, which may divide by a few scales: lanes whose `part` of `kParts` differ
+  /// and that share a scale see to all candidates. `short_values`: at most 11 significant bits.
+  template <int kParts>
+  __device__ __forceinline__ static Divisor of(float scale, int part, bool short_values) {
+    return {scale, __frcp_rn(scale),
+            __all_sync(kAllLanes, product_suffices<kParts>(scale, part)) && short_values};
+  }
+};
+
+/// x / scale in place, rounded as IEEE 754 divides or, with `by_product`, to the same E4M3 code.
+/// With y = RN(1 / scale) and q = RN(x y), RN(q + RN(x - q scale) y) is the rounded quotient
+/// (Markstein) as long as nothing over- or underflows; values and scales out of the ordinary take
+/// the division itself.
+__device__ __forceinline__ void divide(float (&x)[8], const Divisor& by) {
+  if (by.by_product) [[likely]] {
+#pragma unroll
+    for (int i = 0; i < 8; ++i) x[i] = __fmul_rn(x[i], by.inverse);
+    return;
+  }
   float largest = 0.0f;  // a NaN does not matter: it stays one either way
 #pragma unroll
   for (int i = 0; i < 8; ++i) largest = fmaxf(largest, fabsf(x[i]));
-  if (largest < 0x1p60f && scale > 0x1p-60f && scale < 0x1p60f) {
+  if (largest < 0x1p60f && by.scale > 0x1p-60f && by.scale < 0x1p60f) [[likely]] {
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
-      const float q = __fmul_rn(x[i], -minus_inverse);
+      const float q = __fmul_rn(x[i], by.inverse);
       // The remainder negated, so that -0 stays -0.
-      x[i] = __fmaf_rn(__fmaf_rn(q, scale, -x[i]), minus_inverse, q);
+      x[i] = __fmaf_rn(__fmaf_rn(q, by.scale, -x[i]), -by.inverse, q);
     }
   } else {
+#pragma unroll 1
+    for (int turn = 0; turn < 8; ++turn) {  // rare: one division's code, the values take turns
+      const float first = __fdiv_rn(x[0], by.scale);
 #pragma unroll
-    for (int i = 0; i < 8; ++i) x[i] = __fdiv_rn(x[i], scale);
+      for (int i = 0; i < 7; ++i) x[i] = x[i + 1];
+      x[7] = first;
+    }
   }
 }
 
@@ -169,11 +209,11 @@ struct Codes<false> {
   using Words = uint4;
 };
 
-/// `scale` is not used for FP16.
+/// `by` is not used for FP16.
 template <bool kFp8>
-__device__ __forceinline__ typename Codes<kFp8>::Words round(float (&x)[8], float scale) {
+__device__ __forceinline__ typename Codes<kFp8>::Words round(float (&x)[8], const Divisor& by) {
   if constexpr (kFp8) {
-    divide(x, scale);
+    divide(x, by);
     return make_uint2(ptx::floats_to_e4m3(x[0], x[1], x[2], x[3]),
                       ptx::floats_to_e4m3(x[4], x[5], x[6], x[7]));
   } else {
