@@ -1,4 +1,4 @@
-// Bulk copies of contiguous memory. One PTX instruction per function.
+// Bulk copies of contiguous memory, prefetches. One PTX instruction per function.
 #pragma once
 
 #include <cstdint>
@@ -21,6 +21,10 @@ __device__ __forceinline__ void bulk_load(uint32_t destination, const void* sour
       " [%0], [%1], %2, [%3], %4;" ::"r"(destination),
       "l"(source), "r"(bytes), "r"(barrier), "l"(policy)
       : "memory");
+}
+
+__device__ __forceinline__ void prefetch_l2(const void* address) {
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(address) : "memory");
 }
 
 }  // namespace kv8::ptx

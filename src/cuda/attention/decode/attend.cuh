@@ -5,38 +5,51 @@
 
 namespace kv8::decode {
 
+/// A lane's dims of a query row, as the K loads deal them: 16 bytes of the cache's type at a time.
+/// All loads are under way before the first is used.
+template <class C>
+__device__ __forceinline__ void load_query(const DecodeKernelParams& params, int64_t at, int q,
+                                           uint2 (&pairs)[C::kKSteps]) {
+  constexpr int kDims = 16 / C::kElemBytes;  // contiguous
+  if (params.q_is_fp8) {
+    const uint8_t* from = static_cast<const uint8_t*>(params.q) + at + kDims * q;
+    uint32_t codes[C::kKSteps];
+#pragma unroll
+    for (int step = 0; step < C::kKSteps; ++step) {
+      codes[step] = __ldg(reinterpret_cast<const uint32_t*>(from + 4 * kDims * (4 * step / kDims) +
+                                                            4 * step % kDims));
+    }
+#pragma unroll
+    for (int step = 0; step < C::kKSteps; ++step) {
+      pairs[step] = make_uint2(ptx::e4m3_to_half_pair(codes[step] & 0xffff),
+                               ptx::e4m3_to_half_pair(codes[step] >> 16));
+    }
+  } else {
+    const uint16_t* from = static_cast<const uint16_t*>(params.q) + at + kDims * q;
+#pragma unroll
+    for (int step = 0; step < C::kKSteps; ++step) {
+      pairs[step] = __ldg(
+          reinterpret_cast<const uint2*>(from + 4 * kDims * (4 * step / kDims) + 4 * step % kDims));
+    }
+  }
+}
+
 /// Fragments of the task's query rows; rows that do not exist are zero.
 template <class C>
 __device__ __forceinline__ void load_queries(const DecodeKernelParams& params, const TaskRows& task,
                                              int g, int q,
                                              uint32_t (&rows)[C::kKSteps][C::kRowTiles][2]) {
-  constexpr int kStepsPerLoad = C::kFp8 ? 4 : 2;
 #pragma unroll
   for (int n = 0; n < C::kRowTiles; ++n) {
     const int row = g + 8 * n;
-    const bool exists = row < task.rows;
-    const int64_t at = exists ? row_offset(params, task, row, C::kHeadDim) : 0;
+    uint2 pairs[C::kKSteps];
+    load_query<C>(params, row_offset(params, task, min(row, task.rows - 1), C::kHeadDim), q, pairs);
 #pragma unroll
     for (int step = 0; step < C::kKSteps; ++step) {
-      const int dim =
-          16 / C::kElemBytes * (4 * (step / kStepsPerLoad) + q) + 4 * (step % kStepsPerLoad);
-      uint2 pairs = make_uint2(0, 0);
-      if (exists && params.q_is_fp8) {
-        const uint32_t codes =
-            *reinterpret_cast<const uint32_t*>(static_cast<const uint8_t*>(params.q) + at + dim);
-        pairs =
-            make_uint2(ptx::e4m3_to_half_pair(codes & 0xffff), ptx::e4m3_to_half_pair(codes >> 16));
-      } else if (exists) {
-        pairs = *reinterpret_cast<const uint2*>(static_cast<const uint16_t*>(params.q) + at + dim);
-      }
-      rows[step][n][0] = pairs.x;
-      rows[step][n][1] = pairs.y;
+      rows[step][n][0] = row < task.rows ? pairs[step].x : 0;
+      rows[step][n][1] = row < task.rows ? pairs[step].y : 0;
     }
   }
-}
-
-__device__ __forceinline__ float scale_at(const float* scales, int at) {
-  return scales == nullptr ? 1.0f : scales[at];
 }
 
 /// The lowest `count` bits, of which there may be fewer than none or more than 64.
@@ -129,16 +142,12 @@ __device__ __forceinline__ void absorb_scores(RowState<C>& state, const DecodeKe
   }
 }
 
-/// The same with the scores, of a page whose K and V are both there.
+/// Scores of piece `piece`. `k_page`: shared address of the page that holds it.
 template <class C>
-__device__ __forceinline__ void attend_piece(RowState<C>& state, const DecodeKernelParams& params,
-                                             const TaskRows& task, const TaskQueries<C>& queries,
-                                             int piece, uint32_t k_page, uint32_t v_page, int g,
-                                             int q) {
-  Scores<C> scores;
+__device__ __forceinline__ void score_page(Scores<C>& scores, const TaskQueries<C>& queries,
+                                           int piece, uint32_t k_page, int g, int q) {
   const int within = piece % C::kPieces * C::kKeys;
   score_piece<C>(k_page + within * (C::kHeadDim * C::kElemBytes), queries.rows, g, q, scores);
-  absorb_scores<C>(state, params, task, queries, piece, scores, v_page, g, q);
 }
 
 }  // namespace kv8::decode

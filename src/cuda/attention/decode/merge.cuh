@@ -20,21 +20,27 @@ struct MergeBuffer {
   float2 weight[C::kWarps][C::kRows];  ///< peak and sum
 };
 
+__device__ __forceinline__ float scale_at(const float* scales, int at) {
+  return scales == nullptr ? 1.0f : scales[at];
+}
+
 /// What a task's rows mean outside.
 struct TaskRows {
   int batch, kv_head, first_row, rows;
+  float v_scale;
 };
 template <class C>
 __device__ __forceinline__ TaskRows task_rows(const DecodeKernelParams& params, const Segment& s) {
-  const int first = s.head_tile % params.row_tiles * C::kRows;
-  return {s.batch, s.head_tile / params.row_tiles, first,
-          min(params.q_len * params.group - first, C::kRows)};
+  const int kv_head = params.row_tiles == 1 ? s.head_tile : s.head_tile / params.row_tiles;
+  const int first = (s.head_tile - kv_head * params.row_tiles) * C::kRows;
+  return {s.batch, kv_head, first, min(params.q_len * params.group - first, C::kRows),
+          scale_at(params.v_scale, kv_head * params.scale_stride)};
 }
 /// Offset of a row in Q and in the output; `row` counts query token by query token.
 __device__ __forceinline__ int64_t row_offset(const DecodeKernelParams& params,
                                               const TaskRows& task, int row, int head_dim) {
-  const int token = (task.first_row + row) / params.group;
-  const int head = task.kv_head * params.group + (task.first_row + row) % params.group;
+  const int at = task.first_row + row, token = params.q_len == 1 ? 0 : at / params.group;
+  const int head = task.kv_head * params.group + at - token * params.group;
   return ((int64_t{task.batch} * params.q_len + token) * params.num_heads + head) * head_dim;
 }
 
@@ -93,13 +99,16 @@ __device__ __forceinline__ RowPart merge_warps(const MergeBuffer<C>& buffer, int
                                                int count, int row, int column) {
   float2 weight[C::kWarps], out[C::kWarps];
 #pragma unroll
+  for (int i = 0; i < C::kWarps; ++i) {  // all loads first: what a warp did not leave is dropped
+    const int warp = (first_warp + i) % C::kWarps;
+    weight[i] = buffer.weight[warp][row];
+    out[i] = *reinterpret_cast<const float2*>(&buffer.out[warp][row][column]);
+  }
+#pragma unroll
   for (int i = 0; i < C::kWarps; ++i) {
-    weight[i] = make_float2(kNoPeak, 0.0f);
-    out[i] = make_float2(0.0f, 0.0f);
-    if (i < count) {
-      const int warp = (first_warp + i) % C::kWarps;
-      weight[i] = buffer.weight[warp][row];
-      out[i] = *reinterpret_cast<const float2*>(&buffer.out[warp][row][column]);
+    if (i >= count) {
+      weight[i] = make_float2(kNoPeak, 0.0f);
+      out[i] = make_float2(0.0f, 0.0f);
     }
   }
   RowPart part;
@@ -107,20 +116,25 @@ __device__ __forceinline__ RowPart merge_warps(const MergeBuffer<C>& buffer, int
   return part;
 }
 
+/// Two columns of a finished row, as the output holds them.
 template <class C>
-__device__ __forceinline__ void store_part(const DecodeKernelParams& params, const TaskRows& task,
-                                           int row, int column, const RowPart& part) {
-  const float scale =
-      params.v_scale == nullptr ? 1.0f : params.v_scale[task.kv_head * params.scale_stride];
+__device__ __forceinline__ uint32_t finished(const DecodeKernelParams& params, const TaskRows& task,
+                                             int column, const RowPart& part) {
   const bool empty = part.sum == 0.0f;  // no key: zeros
-  const float factor = empty ? 0.0f : __fdividef(scale, part.sum);
+  const float factor = empty ? 0.0f : __fdividef(task.v_scale, part.sum);
   float2 add = make_float2(0.0f, 0.0f);
   if (params.v_offset != nullptr && !empty) {
     add = *reinterpret_cast<const float2*>(params.v_offset + task.kv_head * C::kHeadDim + column);
   }
   const float x = fmaf(part.out.x, factor, add.x), y = fmaf(part.out.y, factor, add.y);
-  *reinterpret_cast<uint32_t*>(params.out + row_offset(params, task, row, C::kHeadDim) + column) =
-      params.out_is_bf16 ? ptx::floats_to_bfloat_pair(x, y) : ptx::floats_to_half_pair(x, y);
+  return params.out_is_bf16 ? ptx::floats_to_bfloat_pair(x, y) : ptx::floats_to_half_pair(x, y);
+}
+
+template <class C>
+__device__ __forceinline__ uint32_t* place_of(const DecodeKernelParams& params,
+                                              const TaskRows& task, int row, int column) {
+  return reinterpret_cast<uint32_t*>(params.out + row_offset(params, task, row, C::kHeadDim) +
+                                     column);
 }
 
 /// Place of a block's part of a shared task: [rows][head_dim] sums, then [rows] peaks and weights.
@@ -140,68 +154,76 @@ struct SharedTask {
   bool is_last;  ///< this block came last
 };
 
+/// Notes a task that will need other blocks' parts.
+__device__ __forceinline__ void note_shared(const DecodeKernelParams& params,
+                                            const Schedule& schedule, const Segment& segment,
+                                            const TaskRows& task, SharedTask (&shared)[2]) {
+  if (segment.end_page - segment.first_page == segment.pages) return;
+  SharedTask& own = shared[segment.first_page == 0];
+  own.rows = task;
+  own.counter =
+      segment.batch * params.num_kv_heads * params.row_tiles + uint32_t(segment.head_tile);
+  own.first_block = schedule.first_block(segment);
+  own.last_block = schedule.last_block(segment);
+  own.exists = true;
+}
+
 /// Sums the parts of all blocks that share a task, in their order.
 template <class C>
-__device__ void combine_blocks(const DecodeKernelParams& params, const SharedTask& task,
-                               int thread) {
+__device__ __forceinline__ void combine_blocks(const DecodeKernelParams& params,
+                                               const SharedTask& task, int thread) {
   constexpr int kOut = C::kRows * C::kHeadDim;
-  constexpr int kAtOnce = 20;  // loads in flight
+  constexpr int kAtOnce = 16;  // loads in flight
   const int count = task.last_block - task.first_block + 1;
+#pragma unroll 1
   for (int e = thread; e < task.rows.rows * (C::kHeadDim / 2); e += 32 * C::kWarps) {
     const int row = e / (C::kHeadDim / 2), column = e % (C::kHeadDim / 2) * 2;
     RowPart part;
+#pragma unroll 1
     for (int base = 0; base < count; base += kAtOnce) {
+      const float* parts = part_of<C>(params, task.first_block + base, false);
       float2 weight[kAtOnce], out[kAtOnce];
 #pragma unroll
       for (int i = 0; i < kAtOnce; ++i) {
         weight[i] = make_float2(kNoPeak, 0.0f);
         out[i] = make_float2(0.0f, 0.0f);
         if (base + i < count) {
-          const float* from = part_of<C>(params, task.first_block + base + i, base + i == 0);
+          const float* from = parts + i * (part_of<C>(params, 1, false) - params.partial);
+          if (i == 0 && base == 0) from = part_of<C>(params, task.first_block, true);
           weight[i] = __ldcg(reinterpret_cast<const float2*>(from + kOut + 2 * row));
           out[i] = __ldcg(reinterpret_cast<const float2*>(from + row * C::kHeadDim + column));
         }
       }
       add_parts(part, weight, out);
     }
-    store_part<C>(params, task.rows, row, column, part);
+    *place_of<C>(params, task.rows, row, column) = finished<C>(params, task.rows, column, part);
   }
 }
 
 /// Called by all computing warps after those that had pieces of the segment left their rows. What
-/// is a part of a task goes to the workspace, and to `shared` until the block's work is done.
+/// is a part of a task goes to the workspace.
 template <class C>
 __device__ __forceinline__ void finish_segment(const DecodeKernelParams& params,
-                                               const Schedule& schedule, const Segment& segment,
-                                               const TaskRows& task, const MergeBuffer<C>& buffer,
-                                               int first_warp, SharedTask (&shared)[2],
+                                               const Segment& segment, const TaskRows& task,
+                                               const MergeBuffer<C>& buffer, int first_warp,
                                                int thread) {
   constexpr int kOut = C::kRows * C::kHeadDim;
   const int pieces = (segment.end_page - segment.first_page) * C::kPieces;
   const bool whole = segment.end_page - segment.first_page == segment.pages;
-  const bool begins = segment.first_page == 0;
-  float* own = part_of<C>(params, blockIdx.x, begins);
+  float* own = part_of<C>(params, blockIdx.x, segment.first_page == 0);
   compute_barrier<C>();
+#pragma unroll 1
   for (int e = thread; e < task.rows * (C::kHeadDim / 2); e += 32 * C::kWarps) {
     const int row = e / (C::kHeadDim / 2), column = e % (C::kHeadDim / 2) * 2;
     const RowPart part = merge_warps<C>(buffer, first_warp, min(pieces, C::kWarps), row, column);
     if (whole) {
-      store_part<C>(params, task, row, column, part);
+      *place_of<C>(params, task, row, column) = finished<C>(params, task, column, part);
     } else {
       __stcg(reinterpret_cast<float2*>(own + row * C::kHeadDim + column), part.out);
       if (column == 0) {
         __stcg(reinterpret_cast<float2*>(own + kOut + 2 * row), make_float2(part.peak, part.sum));
       }
     }
-  }
-  if (!whole && thread == 0) {
-    shared[begins] = {task,
-                      static_cast<uint32_t>(segment.batch * params.num_kv_heads * params.row_tiles +
-                                            segment.head_tile),
-                      schedule.first_block(segment),
-                      schedule.last_block(segment),
-                      true,
-                      false};
   }
   compute_barrier<C>();  // the buffer may be filled again
 }
@@ -222,6 +244,7 @@ __device__ __forceinline__ void finish_shared(const DecodeKernelParams& params,
   if (!shared[0].exists && !shared[1].exists) return;
   if (thread % 32 == 0 && thread < 64) arrive(params, shared[thread / 32]);
   compute_barrier<C>();
+#pragma unroll 1
   for (const SharedTask& task : shared) {
     if (task.exists && task.is_last) combine_blocks<C>(params, task, thread);
   }

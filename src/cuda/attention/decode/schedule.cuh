@@ -29,114 +29,116 @@ class Schedule {
   /// Called by whole warps.
   __device__ Schedule(const DecodeKernelParams& params, int lane)
       : params_(params), head_tiles_(params.num_kv_heads * params.row_tiles) {
-    total_ = head_tiles_ * sum(lane, [](uint32_t units) { return units; });
+    total_ = head_tiles_ * sum_of_items(lane, 1);
     const uint32_t largest = (total_ + gridDim.x - 1) / gridDim.x;  // share of an even cut
-    const auto shares = [largest](uint32_t units) { return (units + largest - 1) / largest; };
-    blocks_ = head_tiles_ * sum(lane, shares);
+    blocks_ = head_tiles_ * sum_of_items(lane, largest);
     if (blocks_ <= gridDim.x) {
-      take_share(lane, shares);
+      if (blockIdx.x < blocks_) take_share(lane, largest);
     } else {
       blocks_ = min(gridDim.x, total_);
-      take_run(lane);
+      if (blockIdx.x < blocks_) take_run(lane);
     }
   }
 
-  __device__ bool done() const { return unit_ >= end_; }
+  __device__ bool done() const { return left_ == 0; }
   __device__ Segment segment() const {
     const int pages = units_of(kv_len_);
-    const int head_tile = (unit_ - batch_start_) / pages;
-    const int first = unit_ - batch_start_ - head_tile * pages;
-    return {batch_, head_tile, kv_len_, first, min(pages, first + int(end_ - unit_)), pages};
+    return {batch_, head_tile_, kv_len_, page_, min(pages, page_ + int(left_)), pages};
   }
   __device__ void advance(const Segment& s) {
-    unit_ += s.end_page - s.first_page;
-    const uint32_t batch_units = uint32_t(s.pages) * head_tiles_;
-    if (unit_ == batch_start_ + batch_units && unit_ < end_) {
-      batch_start_ += batch_units;
+    left_ -= s.end_page - s.first_page;
+    page_ = 0;
+    if (++head_tile_ == head_tiles_ && left_ > 0) {
+      head_tile_ = 0;
+      batch_start_ += uint32_t(s.pages) * head_tiles_;
       kv_len_ = params_.kv_lens[++batch_];
     }
   }
 
-  /// Blocks that share the task of `s`.
+  /// Blocks that share the task of `s`, the current segment.
   __device__ int first_block(const Segment& s) const {
-    return shares_ > 0 ? blockIdx.x - share_ : block_of(unit_ - s.first_page);
+    return shares_ > 0 ? blockIdx.x - share_ : block_of(task_start(s));
   }
   __device__ int last_block(const Segment& s) const {
-    return shares_ > 0 ? blockIdx.x - share_ + shares_ - 1
-                       : block_of(unit_ - s.first_page + s.pages - 1);
+    return shares_ > 0 ? blockIdx.x - share_ + shares_ - 1 : block_of(task_start(s) + s.pages - 1);
   }
 
  private:
+  __device__ uint32_t task_start(const Segment& s) const {
+    return batch_start_ + uint32_t(s.head_tile) * s.pages;
+  }
   __device__ int block_of(uint32_t unit) const { return ((unit + 1) * blocks_ - 1) / total_; }
 
-  /// Sum of weigh(units) over the batch.
-  template <class Weigh>
-  __device__ uint32_t sum(int lane, Weigh weigh) const {
+  /// Items of up to `size` units that a task of `units` is cut into.
+  __device__ static uint32_t items_of(uint32_t units, uint32_t size) {
+    return (units + size - 1) / size;
+  }
+  __device__ uint32_t sum_of_items(int lane, uint32_t size) const {
     uint32_t sum = 0;
-    for (int b = lane; b < params_.batch; b += 32) sum += weigh(units_of(params_.kv_lens[b]));
+#pragma unroll 1
+    for (int b = lane; b < params_.batch; b += 32) {
+      sum += items_of(units_of(params_.kv_lens[b]), size);
+    }
     return __reduce_add_sync(kAllLanes, sum);
   }
 
   /// A share of one task, of the shares of all tasks one after the other.
-  template <class Shares>
-  __device__ void take_share(int lane, Shares shares) {
-    unit_ = end_ = 0;
-    if (blockIdx.x >= blocks_) return;
-    const uint32_t within = blockIdx.x - find(blockIdx.x, lane, shares);
-    const uint32_t units = units_of(kv_len_);
-    shares_ = shares(units);
-    const uint32_t head_tile = within / shares_;
-    share_ = within - head_tile * shares_;
-    unit_ = batch_start_ + head_tile * units + units * share_ / shares_;
-    end_ = batch_start_ + head_tile * units + units * (share_ + 1) / shares_;
+  __device__ void take_share(int lane, uint32_t largest) {
+    const uint32_t within = blockIdx.x - find(blockIdx.x, lane, largest, shares_);
+    const uint32_t units = units_of(kv_len_), size = units / shares_;
+    const uint32_t longer = units - size * shares_;  // that many shares have a unit more
+    head_tile_ = within / shares_;
+    share_ = within - head_tile_ * shares_;
+    page_ = size * share_ + min(share_, longer);
+    left_ = size + (share_ < longer ? 1 : 0);
   }
 
   /// An equal run of the units of all tasks, one after the other.
   __device__ void take_run(int lane) {
-    unit_ = blockIdx.x < blocks_ ? total_ * blockIdx.x / blocks_ : total_;
-    end_ = blockIdx.x < blocks_ ? total_ * (blockIdx.x + 1) / blocks_ : total_;
-    if (unit_ < end_) find(unit_, lane, [](uint32_t units) { return units; });
+    const uint32_t unit = total_ * blockIdx.x / blocks_;
+    left_ = total_ * (blockIdx.x + 1) / blocks_ - unit;
+    uint32_t units;
+    batch_start_ = find(unit, lane, 1, units);
+    head_tile_ = (unit - batch_start_) / units;
+    page_ = unit - batch_start_ - head_tile_ * units;
   }
 
-  /// Finds the sequence that holds item `target` of head_tiles * weigh(units) items of each
-  /// sequence, one after the other; returns its first item.
-  template <class Weigh>
-  __device__ uint32_t find(uint32_t target, int lane, Weigh weigh) {
-    uint32_t before = 0, units_before = 0;
+  /// Finds the sequence that holds item `target` when the tasks of all sequences, one after the
+  /// other, are cut into items of up to `size` units; returns its first item, and how many items a
+  /// task of it has.
+  __device__ uint32_t find(uint32_t target, int lane, uint32_t size, uint32_t& task_items) {
+    uint32_t before = 0;
+#pragma unroll 1
     for (int base = 0; base < params_.batch; base += 32) {
       const bool exists = base + lane < params_.batch;
       const int len = exists ? params_.kv_lens[base + lane] : 0;
-      const uint32_t units = exists ? units_of(len) * head_tiles_ : 0;
-      const uint32_t items = exists ? weigh(units_of(len)) * head_tiles_ : 0;
-      const uint32_t sum = scan(items, lane), units_sum = scan(units, lane);
+      const uint32_t own = exists ? items_of(units_of(len), size) : 0;
+      uint32_t sum = own * head_tiles_;
+#pragma unroll
+      for (int d = 1; d < 32; d *= 2) {
+        const uint32_t other = __shfl_up_sync(kAllLanes, sum, d);
+        if (lane >= d) sum += other;
+      }
       const uint32_t holds = __ballot_sync(kAllLanes, target < before + sum);
       if (holds != 0) {
         const int owner = __ffs(holds) - 1;
         batch_ = base + owner;
         kv_len_ = __shfl_sync(kAllLanes, len, owner);
-        batch_start_ = units_before + __shfl_sync(kAllLanes, units_sum - units, owner);
-        return before + __shfl_sync(kAllLanes, sum - items, owner);
+        task_items = __shfl_sync(kAllLanes, own, owner);
+        return before + __shfl_sync(kAllLanes, sum, owner) - task_items * head_tiles_;
       }
       before += __shfl_sync(kAllLanes, sum, 31);
-      units_before += __shfl_sync(kAllLanes, units_sum, 31);
     }
     return before;
   }
 
-  /// Sum of the values of this lane and those below.
-  __device__ static uint32_t scan(uint32_t value, int lane) {
-#pragma unroll
-    for (int d = 1; d < 32; d *= 2) {
-      const uint32_t other = __shfl_up_sync(kAllLanes, value, d);
-      if (lane >= d) value += other;
-    }
-    return value;
-  }
-
   const DecodeKernelParams& params_;
-  uint32_t head_tiles_, total_, blocks_, unit_, end_;
-  uint32_t batch_start_ = 0;  ///< first unit of sequence batch_
-  int batch_ = 0, kv_len_ = 0;
+  int head_tiles_;
+  uint32_t total_, blocks_;
+  // Where the block stands, and the units that it has still to do.
+  int batch_ = 0, kv_len_ = 0, head_tile_ = 0, page_ = 0;
+  uint32_t left_ = 0;
+  uint32_t batch_start_ = 0;         ///< runs: first unit of sequence batch_
   uint32_t share_ = 0, shares_ = 0;  ///< of the block's only task; no shares: runs
 };
 

@@ -96,13 +96,14 @@ __global__ void __launch_bounds__(C::kThreads, 1)
     const Segment s = schedule.segment();
     const TaskRows task = task_rows<C>(params, s);
     const int page = s.first_page + warp;
+    if (threadIdx.x == 0) note_shared(params, schedule, s, task, shared.tasks);
     if (page < s.end_page) {
       const uint32_t k_page = ptx::shared_address(shared.pages[warp][0]);
       attend_pages<C>(rows, params, s, task, page, k_page, lane);
     }
     __syncthreads();
     if (page < s.end_page) leave_rows<C>(rows, shared.merge, task, warp, lane / 4, lane % 4);
-    finish_segment<C>(params, schedule, s, task, shared.merge, 0, shared.tasks, threadIdx.x);
+    finish_segment<C>(params, s, task, shared.merge, 0, threadIdx.x);
     schedule.advance(s);
   }
   finish_shared<C>(params, shared.tasks, threadIdx.x);

@@ -16,7 +16,7 @@ template <class C>
 struct DecodeShared {
   alignas(128) uint8_t stages[C::kStages][C::kStageBytes];
   alignas(16) MergeBuffer<C> merge;
-  uint64_t full[C::kStages], empty[C::kStages];
+  uint64_t k_full[C::kStages], v_full[C::kStages], empty[C::kStages];
   SharedTask tasks[2];
 };
 
@@ -27,43 +27,54 @@ struct Ring {
   uint32_t phase = 0;
   __device__ void advance(int count) {
     stage += count;
-    while (stage >= C::kStages) {
+    if (stage >= C::kStages) {
       stage -= C::kStages;
       phase ^= 1;
     }
   }
 };
 
+/// Half of a stage; a page that does not exist is announced as empty.
+template <class C>
+__device__ __forceinline__ void load_half(uint32_t to, const uint8_t* pool, int64_t block,
+                                          bool exists, uint64_t& full, uint64_t policy) {
+  const uint32_t barrier = ptx::shared_address(&full);
+  if (exists) {
+    ptx::mbarrier_arrive_expect(barrier, C::kPageBytes);
+    ptx::bulk_load(to, pool + block * C::kPageBytes, C::kPageBytes, barrier, policy);
+  } else {
+    ptx::mbarrier_arrive(barrier);
+  }
+}
+
+/// The loading warp's work: a few lanes load a page each.
 template <class C>
 __device__ void load_pages(const DecodeKernelParams& params, DecodeShared<C>& shared,
                            Schedule schedule, int lane) {
   const uint64_t policy = ptx::evict_first_policy();
   Ring<C> ring;
+#pragma unroll 1
   for (; !schedule.done();) {
     const Segment s = schedule.segment();
-    const int kv_head = s.head_tile / params.row_tiles;
+    const TaskRows task = task_rows<C>(params, s);
     const int32_t* table = params.page_table + int64_t{s.batch} * params.max_pages;
-    for (int base = s.first_page; base < s.end_page; base += 32) {
-      const int count = min(s.end_page - base, 32);
-      const int ids = lane < count && s.kv_len > 0 ? table[base + lane] : 0;
-      for (int i = 0; i < count; ++i) {
+    const bool exists = s.kv_len > 0;
+#pragma unroll 1
+    for (int base = s.first_page; base < s.end_page; base += C::kLoadPages) {
+      const int count = min(s.end_page - base, C::kLoadPages);
+      if (lane < count) {
         const int64_t block =
-            int64_t{__shfl_sync(kAllLanes, ids, i)} * params.num_kv_heads + kv_head;
-        if (lane == 0) {
-          const uint32_t full = ptx::shared_address(&shared.full[ring.stage]);
-          const uint32_t stage = ptx::shared_address(shared.stages[ring.stage]);
-          ptx::mbarrier_wait(ptx::shared_address(&shared.empty[ring.stage]), ring.phase ^ 1);
-          if (s.kv_len > 0) {
-            ptx::mbarrier_arrive_expect(full, C::kStageBytes);
-            ptx::bulk_load(stage, params.k + block * C::kPageBytes, C::kPageBytes, full, policy);
-            ptx::bulk_load(stage + C::kPageBytes, params.v + block * C::kPageBytes, C::kPageBytes,
-                           full, policy);
-          } else {
-            ptx::mbarrier_arrive(full);
-          }
-        }
-        ring.advance(1);
+            int64_t{exists ? table[base + lane] : 0} * params.num_kv_heads + task.kv_head;
+        Ring<C> at = ring;
+        at.advance(lane);
+        const uint32_t stage = ptx::shared_address(shared.stages[at.stage]);
+        ptx::mbarrier_wait(ptx::shared_address(&shared.empty[at.stage]), at.phase ^ 1);
+        load_half<C>(stage, params.k, block, exists, shared.k_full[at.stage], policy);
+        load_half<C>(stage + C::kPageBytes, params.v, block, exists, shared.v_full[at.stage],
+                     policy);
       }
+      __syncwarp();
+      ring.advance(count);
     }
     schedule.advance(s);
   }
@@ -77,6 +88,7 @@ __device__ void compute_pages(const DecodeKernelParams& params, DecodeShared<C>&
   ring.advance(warp / C::kPieces);
   int next_warp = 0;  // that takes the segment's first piece
   RowState<C> rows;
+#pragma unroll 1
   for (; !schedule.done();) {
     const Segment s = schedule.segment();
     const TaskRows task = task_rows<C>(params, s);
@@ -84,24 +96,38 @@ __device__ void compute_pages(const DecodeKernelParams& params, DecodeShared<C>&
     const int turn = (warp - next_warp + C::kWarps) % C::kWarps;
     if (turn < pieces) {
       const TaskQueries<C> queries(params, s, task, g, q);
+      if (turn == 0 && lane == 0) note_shared(params, schedule, s, task, shared.tasks);
       rows.reset();
+#pragma unroll 1
       for (int i = turn; i < pieces; i += C::kWarps) {
+        const int piece = s.first_page * C::kPieces + i;
         const uint32_t k_page = ptx::shared_address(shared.stages[ring.stage]);
-        ptx::mbarrier_wait(ptx::shared_address(&shared.full[ring.stage]), ring.phase);
-        attend_piece<C>(rows, params, task, queries, s.first_page * C::kPieces + i, k_page,
-                        k_page + C::kPageBytes, g, q);
+        Scores<C> scores;
+        ptx::mbarrier_wait(ptx::shared_address(&shared.k_full[ring.stage]), ring.phase);
+        score_page<C>(scores, queries, piece, k_page, g, q);
+        ptx::mbarrier_wait(ptx::shared_address(&shared.v_full[ring.stage]), ring.phase);
+        absorb_scores<C>(rows, params, task, queries, piece, scores, k_page + C::kPageBytes, g, q);
         __syncwarp();
         if (lane == 0) ptx::mbarrier_arrive(ptx::shared_address(&shared.empty[ring.stage]));
         ring.advance(C::kPagesAtOnce);
       }
       leave_rows<C>(rows, shared.merge, task, warp, g, q);
     }
-    finish_segment<C>(params, schedule, s, task, shared.merge, next_warp, shared.tasks,
-                      threadIdx.x);
+    finish_segment<C>(params, s, task, shared.merge, next_warp, threadIdx.x);
     next_warp = (next_warp + pieces) % C::kWarps;
     schedule.advance(s);
   }
   finish_shared<C>(params, shared.tasks, threadIdx.x);
+}
+
+/// Requests what the schedule reads before anything else is done: the lengths, and the page table,
+/// of which the lengths say what is needed.
+__device__ __forceinline__ void prefetch_tables(const DecodeKernelParams& params) {
+  const int64_t at = int64_t{32} * (blockIdx.x * blockDim.x + threadIdx.x);  // a line of L2 each
+  if (32 * int64_t{threadIdx.x} < params.batch) {
+    ptx::prefetch_l2(params.kv_lens + 32 * threadIdx.x);
+  }
+  if (at < int64_t{params.batch} * params.max_pages) ptx::prefetch_l2(params.page_table + at);
 }
 
 template <class C>
@@ -111,9 +137,14 @@ __global__ void __launch_bounds__(C::kThreads, 1)
   DecodeShared<C>& shared = *reinterpret_cast<DecodeShared<C>*>(memory);
   static_assert(sizeof(DecodeShared<C>) <= C::kSharedBytes);
   const int warp = __shfl_sync(kAllLanes, threadIdx.x / 32, 0), lane = threadIdx.x % 32;
-  if (threadIdx.x < C::kStages) {
-    ptx::mbarrier_init(ptx::shared_address(&shared.full[threadIdx.x]), 1);
-    ptx::mbarrier_init(ptx::shared_address(&shared.empty[threadIdx.x]), C::kPieces);
+  prefetch_tables(params);
+  if (lane == 0) {  // a few barriers a warp: one lane after the other sets them up
+#pragma unroll
+    for (int i = warp; i < C::kStages; i += C::kWarps + 1) {
+      ptx::mbarrier_init(ptx::shared_address(&shared.k_full[i]), 1);
+      ptx::mbarrier_init(ptx::shared_address(&shared.v_full[i]), 1);
+      ptx::mbarrier_init(ptx::shared_address(&shared.empty[i]), C::kPieces);
+    }
     ptx::fence_mbarrier_init();
   }
   if (threadIdx.x < 2) shared.tasks[threadIdx.x].exists = false;

@@ -19,10 +19,11 @@ struct RingShape : decode::DecodeShape<kElem, kDim, kRowCount, decode_warps(kDim
   static constexpr int kPagesAtOnce = Base::kWarps / Base::kPieces;
   static constexpr int kStageBytes = 2 * Base::kPageBytes;
   static constexpr int kSharedLimit = 227 * 1024;
-  static constexpr int kFixedBytes = 4 * Base::kMergeFloats + 512;  // + barriers and flags
+  static constexpr int kFixedBytes = 4 * Base::kMergeFloats + 768;  // + barriers and flags
   static constexpr int kFit = (kSharedLimit - kFixedBytes) / kStageBytes;
   static constexpr int kStages = (kFit < 24 ? kFit : 24) / kPagesAtOnce * kPagesAtOnce;
   static constexpr int kSharedBytes = kStages * kStageBytes + kFixedBytes;
+  static constexpr int kLoadPages = kStages >= 12 ? 4 : 1;  // that the loader takes together
   static_assert(kStages >= kPagesAtOnce);
 };
 
