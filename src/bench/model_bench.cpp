@@ -251,6 +251,18 @@ Result<ModelBenchResult> bench_model(const ModelBenchOptions& options, const Rep
   return ModelBench(options, reporter).run();
 }
 
+const ModelBenchRow* fp16_beside(const ModelBenchResult& result, const ModelBenchRow& row) {
+  if (row.kv_dtype == "fp16") return nullptr;
+  const auto beside = [&row](const ModelBenchRow& other) {
+    const ModelPoint &a = row.point, &b = other.point;
+    return other.kv_dtype == "fp16" && a.phase == b.phase && a.context == b.context &&
+           a.chunk_tokens == b.chunk_tokens && row.full_memory == other.full_memory &&
+           (row.full_memory || a.batch == b.batch);
+  };
+  const auto found = std::ranges::find_if(result.rows, beside);
+  return found == result.rows.end() ? nullptr : &*found;
+}
+
 const ModelBenchRow* find_row(const ModelBenchResult& result, Phase phase,
                               std::string_view kv_dtype) {
   for (const ModelBenchRow& row : result.rows) {

@@ -58,13 +58,17 @@ struct ModelBenchResult {
   std::string machine;  ///< processor and threads used, or GPU
   std::string model, backend, weight_dtype;
   std::int64_t weight_bytes = 0;  ///< read by every step
-  Ceilings ceilings;  ///< medians over the rounds
+  Ceilings ceilings;              ///< medians over the rounds
   std::vector<ModelBenchRow> rows;
 };
 
 /// A round times every point with the FP16 cache, then with the FP8 cache; where the memory does
 /// not hold both, one is measured after the other. Caches are filled as Candidate::fill_cache says.
 Result<ModelBenchResult> bench_model(const ModelBenchOptions& options, const Reporter& reporter);
+
+/// The FP16 row beside an FP8 one: the same point, or the same context where the batch is what
+/// fits. nullptr for FP16 rows and where there is none.
+const ModelBenchRow* fp16_beside(const ModelBenchResult& result, const ModelBenchRow& row);
 
 /// The row of this phase and cache, the first where there are several; nullptr if there is none.
 const ModelBenchRow* find_row(const ModelBenchResult& result, Phase phase,

@@ -8,6 +8,7 @@
 
 #include "bench/geometry.h"
 #include "bench/model_candidate.h"
+#include "exec/backends.h"
 #include "support/expect_error.h"
 
 namespace kv8::bench {
@@ -207,7 +208,43 @@ TEST(ModelBench, MeasuresEveryPointWithBothCaches) {
   EXPECT_EQ(batch_of(8), 20);
   EXPECT_EQ(batch_of(9), 6);
   EXPECT_EQ(find_row(result, Phase::kMixed, "fp8"), &result.rows[5]);
+  EXPECT_EQ(fp16_beside(result, result.rows[3]), &result.rows[2]);
+  EXPECT_EQ(fp16_beside(result, result.rows[9]), &result.rows[7]);
+  EXPECT_EQ(fp16_beside(result, result.rows[2]), nullptr);
   EXPECT_EQ(find_row(result, Phase::kMixed, "int8"), nullptr);
+}
+
+TEST(ModelBench, MeasuresOnTheGpu) {
+  if (!exec::backend_architecture("cuda").ok()) GTEST_SKIP() << "skipped: no GPU";
+  ModelBenchOptions options;
+  options.geometry = "qwen3-0.6b";
+  options.layers = 2;
+  options.backend = "cuda";
+  options.decode_steps = 3;
+  options.repeats = 2;
+  options.split_kernels = can_split_kernels("cuda").ok();
+  options.points = {
+      {Phase::kPrefill, 1, 300, 300}, {Phase::kDecode, 9, 200}, {Phase::kMixed, 2, 100, 70}};
+  options.full_memory_contexts = {1000};
+  options.kv_cache_memory = std::int64_t{64} << 20;
+  const ModelBenchResult result = bench_model(options, {}).value();
+  ASSERT_EQ(result.rows.size(), 8u);
+  for (const ModelBenchRow& row : result.rows) {
+    SCOPED_TRACE(phase_name(row.point.phase) + " " + row.kv_dtype);
+    EXPECT_GT(row.ms.median, 0);
+    EXPECT_GT(row.roofline_fraction, 0);
+    EXPECT_EQ(row.split.kernels.empty(), !options.split_kernels);
+    EXPECT_EQ(row.split.busy_ms > 0, options.split_kernels);
+  }
+  EXPECT_EQ(result.rows[7].point.batch, 2 * result.rows[6].point.batch);
+}
+
+TEST(ModelBench, CudaWithoutAGpuIsRefused) {
+  if (exec::backend_architecture("cuda").ok()) GTEST_SKIP() << "skipped: there is a GPU";
+  ModelBenchOptions options;
+  options.geometry = "qwen3-8b";
+  options.backend = "cuda";
+  test::expect_error(bench_model(options, {}), {"cuda"});
 }
 
 TEST(ModelBench, RefusesWhatDoesNotFit) {

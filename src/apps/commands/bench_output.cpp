@@ -63,6 +63,9 @@ Json row_json(const ModelBenchRow& row, const ModelBenchResult& result) {
                {"flop", row.work.linear_flop + row.work.attention_flop},
                {"full_memory", row.full_memory},
                {"alternating", row.alternating}};
+  if (const ModelBenchRow* fp16 = bench::fp16_beside(result, row); fp16 != nullptr) {
+    json["speedup_over_fp16"] = row.tokens_per_s / fp16->tokens_per_s;
+  }
   if (row.point.chunk_tokens > 0) json["chunk_tokens"] = row.point.chunk_tokens;
   if (!row.split.kernels.empty()) add_split(row, json);
   return json;
@@ -79,16 +82,28 @@ std::string split_lines(const ModelBenchRow& row) {
   return text + fmt::format("between kernels {:.1f}%\n", 100 * row.between_kernels());
 }
 
-std::string row_line(const ModelBenchRow& row) {
+/// "1.31x", of FP8 over FP16 in tokens a second; with the memory full, of sequences too.
+std::string speedup_text(const ModelBenchRow& row, const ModelBenchRow* fp16) {
+  if (fp16 == nullptr) return "";
+  std::string text = fmt::format("{:.2f}x", row.tokens_per_s / fp16->tokens_per_s);
+  if (row.full_memory) {
+    text += fmt::format(" ({:.2f}x sequences)", static_cast<double>(row.point.batch) /
+                                                    static_cast<double>(fp16->point.batch));
+  }
+  return text;
+}
+
+std::string row_line(const ModelBenchRow& row, const ModelBenchRow* fp16) {
   std::string what = bench::phase_name(row.point.phase);
   if (row.point.phase == bench::Phase::kMixed) {
     what += fmt::format("+{}", row.point.chunk_tokens);
   }
   if (row.full_memory) what += ", full";
-  return fmt::format("{:<14}{:>6}{:>9}{:>6}{:>11.3f}{:>10.3f}{:>10.3f}{:>13.1f}{:>11.0f}%  {}\n",
-                     what, row.point.batch, row.point.context, row.kv_dtype, row.ms.median,
-                     row.ms.p10, row.ms.p90, row.tokens_per_s, 100 * row.roofline_fraction,
-                     row.roofline.memory_bound ? "memory" : "compute");
+  return fmt::format(
+      "{:<14}{:>6}{:>9}{:>6}{:>11.3f}{:>10.3f}{:>10.3f}{:>13.1f}{:>11.0f}%  {:<8}{}\n", what,
+      row.point.batch, row.point.context, row.kv_dtype, row.ms.median, row.ms.p10, row.ms.p90,
+      row.tokens_per_s, 100 * row.roofline_fraction,
+      row.roofline.memory_bound ? "memory" : "compute", speedup_text(row, fp16));
 }
 
 }  // namespace
@@ -116,7 +131,7 @@ std::string model_bench_table(const ModelBenchResult& result) {
       result.ceilings.flop_per_s * 1e-12, "phase", "batch", "context", "KV", "ms", "p10", "p90",
       "tokens/s", "of roofline");
   for (const ModelBenchRow& row : result.rows) {
-    text += row_line(row);
+    text += row_line(row, bench::fp16_beside(result, row));
     if (!row.split.kernels.empty()) text += split_lines(row);
   }
   return text;
