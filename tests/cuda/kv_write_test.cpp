@@ -23,6 +23,7 @@ struct Case {
   bool offsets = false, hadamard = false, nasty = false;
   float scale = 0.0123f;
   std::vector<int> positions;  ///< of each row, -1 = padding; empty: as the slots
+  bool every_value = false;    ///< V takes all bit patterns in turn
 };
 
 /// One random problem: the same inputs for the kernel and for the reference.
@@ -75,6 +76,11 @@ Problem make_problem(const Case& c, std::uint32_t seed) {
                          65504.0f, -65504.0f, 6e-8f, 1e-30f, 3e38f};
   for (std::uint16_t& x : p.qkv) {
     x = p.narrow(c.nasty && random() % 8 == 0 ? nasty[random() % 10] : 3.0f * normal(random));
+  }
+  const std::size_t first_v = std::size_t(c.num_heads + c.num_kv_heads) * c.head_dim;
+  std::uint16_t pattern = 0;
+  for (std::size_t i = 0; i < p.qkv.size() && c.every_value; ++i) {
+    if (i % p.columns >= first_v) p.qkv[i] = pattern++;
   }
   for (auto* norm : {&p.q_norm, &p.k_norm}) {
     for (int i = 0; i < c.head_dim; ++i) norm->push_back(p.narrow(1.0f + 0.3f * normal(random)));
@@ -343,7 +349,7 @@ TEST(KvWriteTest, RaggedBatchWithEmptySequences) {
 }
 
 TEST(KvWriteTest, TreeTokensHavePositionsAndPadding) {
-  KV8_NEEDS_HOPPER();
+  KV8_NEEDS_GPU();
   std::mt19937 random(5);
   for (int bits = 0; bits < 16; ++bits) {
     Case c;
@@ -359,6 +365,29 @@ TEST(KvWriteTest, TreeTokensHavePositionsAndPadding) {
       }
     }
     expect_same(c, "tree " + std::to_string(bits));
+  }
+}
+
+/// One product instead of a division must lead to the same codes for all values that the model's
+/// type has: scales at random, and scales that put a midpoint between codes next to a value.
+TEST(KvWriteTest, EveryValueOfTheModelsTypeAtManyScales) {
+  KV8_NEEDS_GPU();
+  std::mt19937 random(11);
+  for (int i = 0; i < 24; ++i) {
+    Case c;
+    c.every_value = true;
+    c.bf16 = i % 2 == 1;
+    c.num_heads = c.num_kv_heads = 2;
+    c.rows = {256};  // 65,536 elements of V
+    c.past = {0};
+    const float value = static_cast<float>(1024 + random() % 1024);
+    const float midpoint = static_cast<float>(2 * (random() % 16) + 1);
+    float scale = std::ldexp(value / midpoint, -17);
+    const int units = static_cast<int>(random() % 25) - 12;
+    for (int u = 0; u < std::abs(units); ++u)
+      scale = std::nextafter(scale, units > 0 ? 9.0f : 0.0f);
+    c.scale = (i < 8 ? static_cast<float>(random() % 1000 + 1) / 33333.0f : scale) / 1.7f;
+    expect_same(c, "scale " + std::to_string(c.scale));
   }
 }
 
