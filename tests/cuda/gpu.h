@@ -19,7 +19,6 @@ namespace kv8::cuda_testing {
   do {                                                                  \
     if (!kv8::current_family().ok()) GTEST_SKIP() << "skipped: no GPU"; \
   } while (false)
-#define KV8_NEEDS_HOPPER() KV8_NEEDS_GPU()
 
 /// Makes attention.h choose one family of kernels as long as it lives.
 class ForcedFamily {

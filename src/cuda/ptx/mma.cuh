@@ -40,15 +40,8 @@ __device__ __forceinline__ void mma_e4m3(float (&d)[4], uint32_t a0, uint32_t a1
       : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 }
 
-/// Two E4M3 codes as FP16, exactly. NaN stays NaN.
-__device__ __forceinline__ uint32_t e4m3_to_half_pair(uint16_t codes) {
-  uint32_t pair;
-  asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(pair) : "h"(codes));
-  return pair;
-}
-
-/// Four E4M3 codes as FP16, in order from the low byte. (Both conversions are one asm so that ptxas
-/// selects the halves of the word in them, without a shift.)
+/// Four E4M3 codes as FP16, exactly, in order from the low byte. NaN stays NaN. (Both conversions
+/// are one asm so that ptxas selects the halves of the word in them, without a shift.)
 __device__ __forceinline__ uint2 e4m3_to_half_pairs(uint32_t codes) {
   uint2 pairs;
   asm("{\n .reg .b16 l, h;\n"

@@ -21,8 +21,7 @@ __device__ __forceinline__ void load_query(const DecodeKernelParams& params, int
     }
 #pragma unroll
     for (int step = 0; step < C::kKSteps; ++step) {
-      pairs[step] = make_uint2(ptx::e4m3_to_half_pair(codes[step] & 0xffff),
-                               ptx::e4m3_to_half_pair(codes[step] >> 16));
+      pairs[step] = ptx::e4m3_to_half_pairs(codes[step]);
     }
   } else {
     const uint16_t* from = static_cast<const uint16_t*>(params.q) + at + kDims * q;
