@@ -7,10 +7,32 @@ import json
 from pathlib import Path
 
 
+def print_table(rows: list[dict]) -> None:
+    """FP16 beside FP8 in one line a point; says so where FP8 is not the faster one."""
+    print("| model | phase | batch | context | FP16 KV, ms | of roofline | FP8 KV, ms | of roofline | FP8 over FP16, tokens/s |")
+    print("|---|---|--:|--:|--:|--:|--:|--:|--:|")
+    fp16 = {}
+    for row in rows:
+        key = (row["geometry"], row["run"], row["phase"], row["context"], row["full_memory"],
+               None if row["full_memory"] else row["batch"])
+        if row["kv_dtype"] == "fp16":
+            fp16[key] = row
+            continue
+        other = fp16.get(key)
+        if other is None:
+            continue
+        batch = f"{other['batch']} / {row['batch']}" if row["full_memory"] else row["batch"]
+        speedup = row["tokens_per_s"] / other["tokens_per_s"]
+        print(f"| {row['geometry']} | {row['phase']}{', full memory' if row['full_memory'] else ''} | {batch} | {row['context']} "
+              f"| {other['ms']:.3f} | {100 * other['roofline_fraction']:.0f}% | {row['ms']:.3f} | {100 * row['roofline_fraction']:.0f}% "
+              f"| {speedup:.2f}x{'' if speedup > 1 else ', not faster'} |")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("files", type=Path, nargs="+")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--table", action="store_true", help="print the rows as Markdown, FP16 beside FP8")
     args = parser.parse_args()
     results = [json.loads(file.read_text()) for file in args.files]
     machines = {result["machine"] for result in results}
@@ -22,6 +44,8 @@ def main() -> None:
         del result["machine"]
         runs.append(result)
     args.out.write_text(json.dumps({"machine": machines.pop(), "runs": runs, "rows": rows}, indent=2) + "\n")
+    if args.table:
+        print_table(rows)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ bench() {  # NAME OPTIONS…
   shift
   "$kv8" bench model --backend cuda --kernels "$@" --json "$out/$name.json"
   names+=("$out/$name.json")
+  python3 "$here/merge_model_results.py" "${names[@]}" --out "$out/model.json"  # what there is, should a time limit strike
 }
 
 bench qwen3-8b --geometry qwen3-8b --promptTokens 2048,8192 --batch 1,8,32 --context 4096 --decodeTokens 16 --repeats 5
@@ -21,4 +22,4 @@ bench qwen3-8b-mixed --geometry qwen3-8b --batch 32 --context 4096 --mixedChunk 
 for geometry in llama-3.1-8b qwen2.5-7b llama-3.2-3b qwen3-0.6b qwen2.5-0.5b smollm2-135m; do
   bench "$geometry" --geometry "$geometry" --promptTokens 4096 --batch 1,8,32 --context 4096 --decodeTokens 16 --repeats 4
 done
-python3 "$here/merge_model_results.py" "${names[@]}" --out "$out/model.json"
+python3 "$here/merge_model_results.py" "${names[@]}" --out "$out/model.json" --table

@@ -85,7 +85,7 @@ std::string split_lines(const ModelBenchRow& row) {
 /// "1.31x", of FP8 over FP16 in tokens a second; with the memory full, of sequences too.
 std::string speedup_text(const ModelBenchRow& row, const ModelBenchRow* fp16) {
   if (fp16 == nullptr) return "";
-  std::string text = fmt::format("{:.2f}x", row.tokens_per_s / fp16->tokens_per_s);
+  std::string text = fmt::format("  {:.2f}x", row.tokens_per_s / fp16->tokens_per_s);
   if (row.full_memory) {
     text += fmt::format(" ({:.2f}x sequences)", static_cast<double>(row.point.batch) /
                                                     static_cast<double>(fp16->point.batch));
@@ -99,11 +99,10 @@ std::string row_line(const ModelBenchRow& row, const ModelBenchRow* fp16) {
     what += fmt::format("+{}", row.point.chunk_tokens);
   }
   if (row.full_memory) what += ", full";
-  return fmt::format(
-      "{:<14}{:>6}{:>9}{:>6}{:>11.3f}{:>10.3f}{:>10.3f}{:>13.1f}{:>11.0f}%  {:<8}{}\n", what,
-      row.point.batch, row.point.context, row.kv_dtype, row.ms.median, row.ms.p10, row.ms.p90,
-      row.tokens_per_s, 100 * row.roofline_fraction,
-      row.roofline.memory_bound ? "memory" : "compute", speedup_text(row, fp16));
+  return fmt::format("{:<14}{:>6}{:>9}{:>6}{:>11.3f}{:>10.3f}{:>10.3f}{:>13.1f}{:>11.0f}%  {}{}\n",
+                     what, row.point.batch, row.point.context, row.kv_dtype, row.ms.median,
+                     row.ms.p10, row.ms.p90, row.tokens_per_s, 100 * row.roofline_fraction,
+                     row.roofline.memory_bound ? "memory" : "compute", speedup_text(row, fp16));
 }
 
 }  // namespace
