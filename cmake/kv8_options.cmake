@@ -11,6 +11,7 @@ set(CMAKE_RUNTIME_OUTPUT_DIRECTORY "${CMAKE_BINARY_DIR}/bin")
 
 option(KV8_TESTS "Build the tests" ON)
 option(KV8_SANITIZE "Address and undefined-behaviour sanitizers" OFF)
+option(KV8_KERNELS_ONLY "Build only the CUDA kernels, their tests and their benchmarks, which need few packages" OFF)
 option(KV8_WERROR "Treat warnings as errors" OFF)
 set(KV8_CUDA AUTO CACHE STRING "Build the CUDA backend: ON, OFF, or AUTO (when nvcc 13.0 or newer is found)")
 set_property(CACHE KV8_CUDA PROPERTY STRINGS AUTO ON OFF)

@@ -1,9 +1,13 @@
-# kv8_room(name [ROOMS room…] [LIBS lib…]): the static library kv8_<name> of src/<name>/**.cpp.
+# kv8_room(name [ROOMS room…] [LIBS lib…] [EXCLUDE regex…]): the static library kv8_<name> of
+# src/<name>/**.cpp, less the files that match.
 # A room sees the headers of the rooms it names and of no other, since each room exports an include
 # folder that holds itself alone: an upward include does not compile.
 function(kv8_room name)
-  cmake_parse_arguments(ARG "" "" "ROOMS;LIBS" ${ARGN})
+  cmake_parse_arguments(ARG "" "" "ROOMS;LIBS;EXCLUDE" ${ARGN})
   file(GLOB_RECURSE sources CONFIGURE_DEPENDS "${CMAKE_SOURCE_DIR}/src/${name}/*.cpp")
+  foreach(pattern IN LISTS ARG_EXCLUDE)
+    list(FILTER sources EXCLUDE REGEX "${pattern}")
+  endforeach()
   set(include "${CMAKE_BINARY_DIR}/rooms/${name}")
   file(MAKE_DIRECTORY "${include}")
   file(CREATE_LINK "${CMAKE_SOURCE_DIR}/src/${name}" "${include}/${name}" SYMBOLIC)

@@ -1,5 +1,6 @@
-// Checks and times kernel variants: fmha_lab check|time [name part] [csv]. See README.md.
+// Checks and times kernel variants: see README.md.
 #include <cuda_runtime_api.h>
+#include <fmt/format.h>
 
 #include <algorithm>
 #include <cstdio>
@@ -8,12 +9,15 @@
 #include <vector>
 
 #include "cuda/attention/sm90/prefill/launch.h"
+#include "cuda/attention/sm90/prefill/select.h"
+#include "cuda/testing/gpu_timer.h"
 #include "cuda/testing/prefill_problem.h"
 #include "fmha_variants.h"
 
 namespace kv8::lab {
 namespace {
 
+using cuda_testing::GpuTimer;
 using cuda_testing::Pattern;
 using cuda_testing::PrefillProblem;
 using cuda_testing::PrefillProblemSpec;
@@ -42,15 +46,86 @@ std::vector<Shape> all_shapes() {
   return shapes;
 }
 
-PrefillProblemSpec spec_for(const Variant& v) {
-  PrefillProblemSpec spec;
-  spec.head_dim = v.entry.shape.head_dim;
-  spec.kv_type = v.entry.shape.kv_type;
-  spec.qk_code_amax = v.entry.shape.score_type == sm90::ScoreType::kF16 ? 14.0f : 448.0f;
-  return spec;
+/// A variant on a problem: with as many heads a tile as the product packs, or with one.
+struct Run {
+  std::string name;
+  sm90::KernelShape shape;
+  sm90::PreparedPrefill prepared;
+  std::vector<double> times;
+};
+
+/// Whether `name` contains one of the parts of "part,part".
+bool wanted(const std::string& name, const std::string& parts) {
+  for (std::size_t at = 0; at <= parts.size();) {
+    const std::size_t end = std::min(parts.find(',', at), parts.size());
+    if (name.find(parts.substr(at, end - at)) != std::string::npos) return true;
+    at = end + 1;
+  }
+  return false;
 }
 
-Status check(const Variant& v) {
+/// Problems of the element types and score ranges that variants need.
+struct Problems {
+  PrefillProblem f16, fp8, fp8_wide;
+
+  static Result<Problems> create(PrefillProblemSpec spec) {
+    spec.qk_code_amax = 14.0f;
+    PrefillProblem fp8 = KV8_TRY(PrefillProblem::create(spec));
+    spec.qk_code_amax = 448.0f;
+    PrefillProblem wide = KV8_TRY(PrefillProblem::create(spec));
+    spec.kv_type = KvType::kF16;
+    spec.scale_per_head = false;
+    PrefillProblem f16 = KV8_TRY(PrefillProblem::create(spec));
+    return Problems{std::move(f16), std::move(fp8), std::move(wide)};
+  }
+  PrefillProblem& of(const sm90::KernelShape& shape) {
+    if (shape.kv_type == KvType::kF16) return f16;
+    return shape.score_type == ScoreType::kF16 ? fp8 : fp8_wide;
+  }
+};
+
+/// `modes`: "1" one query head a tile, "p" as many as can share one.
+Result<std::vector<Run>> prepare(Problems& problems, int head_dim, const std::string& parts,
+                                 const std::string& modes) {
+  std::vector<Run> runs;
+  for (const Variant& v : variants()) {
+    if (v.entry.shape.head_dim != head_dim || !wanted(v.name, parts)) continue;
+    const PrefillArgs args = problems.of(v.entry.shape).args(v.entry.shape.score_type);
+    const int packable = sm90::packable_heads(args.num_heads / args.num_kv_heads);
+    for (char mode : modes) {
+      if (mode == 'p' && packable == 1) continue;
+      const int packed = mode == 'p' ? packable : 1;
+      runs.push_back({fmt::format("{}/{}", v.name, mode),
+                      v.entry.shape,
+                      KV8_TRY(prepare_prefill(args, v.entry, packed)),
+                      {}});
+    }
+  }
+  return runs;
+}
+
+Status check_case(const PrefillProblemSpec& spec, const std::string& what,
+                  const std::string& parts) {
+  Problems problems = KV8_TRY(Problems::create(spec));
+  std::printf("%s\n", what.c_str());
+  for (const Run& run : KV8_TRY(prepare(problems, spec.head_dim, parts, "1p"))) {
+    PrefillProblem& problem = problems.of(run.shape);
+    KV8_TRY(problem.poison_output());
+    KV8_TRY(run.prepared.launch(nullptr));
+    const auto first = KV8_TRY(problem.output());
+    const auto error = KV8_TRY(problem.compare(600));
+    KV8_TRY(run.prepared.launch(nullptr));
+    const auto second = KV8_TRY(problem.output());
+    const double limit = run.shape.kv_type == KvType::kF16 ? 4e-3 : 2.6e-2;
+    const bool good = error.relative <= limit && error.not_finite == 0 && first == second;
+    std::printf("  %-18s %.2e%s%s\n", run.name.c_str(), error.relative,
+                first == second ? "" : " two runs differ", good ? "" : " BAD");
+    std::fflush(stdout);
+  }
+  return {};
+}
+
+Status check(const std::string& parts) {
   struct Case {
     std::vector<int> q, kv;
     int heads, kv_heads;
@@ -60,97 +135,59 @@ Status check(const Variant& v) {
                              {{1000, 77, 1, 320}, {1000, 500, 900, 321}, 4, 2, Pattern::kNormal},
                              {{2048}, {2048}, 28, 4, Pattern::kNormal},
                              {{130, 65, 40, 0, 5}, {2500, 65, 39, 100, 0}, 6, 2, Pattern::kNormal},
-                             {{70}, {32768}, 2, 1, Pattern::kFlat},
-                             {{6, 67, 129, 190}, {126, 257, 129, 1153}, 3, 1, Pattern::kNormal}};
-  for (int p = 2; p < cuda_testing::kNumPatterns; ++p) {
-    cases.push_back({{300, 129}, {700, 129}, 4, 2, static_cast<Pattern>(p)});
-  }
-  std::printf("%-16s", v.name);
-  for (std::size_t i = 0; i < cases.size(); ++i) {
-    PrefillProblemSpec spec = spec_for(v);
-    spec.q_lens = cases[i].q;
-    spec.kv_lens = cases[i].kv;
-    spec.num_heads = cases[i].heads;
-    spec.num_kv_heads = cases[i].kv_heads;
-    spec.pattern = cases[i].pattern;
-    spec.scale_per_head = i == 1 && v.entry.shape.kv_type == sm90::KvType::kE4m3;
-    spec.v_offset = i == 1;
-    spec.out_type = i == 1 ? sm90::OutType::kBf16 : sm90::OutType::kF16;
-    PrefillProblem problem = KV8_TRY(PrefillProblem::create(spec));
-    KV8_TRY(problem.poison_output());
-    const auto prepared = KV8_TRY(prepare_prefill(problem.args(v.entry.shape.score_type), v.entry));
-    KV8_TRY(prepared.launch(nullptr));
-    const cudaError_t code = cudaDeviceSynchronize();
-    if (code != cudaSuccess) {
-      std::printf(" case %zu: %s\n", i, cudaGetErrorString(code));
-      return unsupported("stopped");
+                             {{6, 67, 129, 190}, {126, 257, 129, 1153}, 8, 1, Pattern::kNormal},
+                             {{300, 129}, {700, 129}, 4, 2, Pattern::kOneHot},
+                             {{300, 129}, {700, 129}, 4, 2, Pattern::kFarBelow}};
+  for (int head_dim : {128, 64}) {
+    for (std::size_t i = 0; i < cases.size(); ++i) {
+      PrefillProblemSpec spec;
+      spec.head_dim = head_dim;
+      spec.q_lens = cases[i].q;
+      spec.kv_lens = cases[i].kv;
+      spec.num_heads = cases[i].heads;
+      spec.num_kv_heads = cases[i].kv_heads;
+      spec.pattern = cases[i].pattern;
+      spec.scale_per_head = spec.v_offset = i == 1;
+      spec.out_type = i == 1 ? OutType::kBf16 : OutType::kF16;
+      KV8_TRY(check_case(spec, fmt::format("d {} case {}", head_dim, i), parts));
     }
-    const auto error = KV8_TRY(problem.compare(4000));
-    std::printf(" %.2e%s", error.relative,
-                error.not_finite ? fmt::format("({} nan)", error.not_finite).c_str() : "");
-    std::fflush(stdout);
-    const auto first = KV8_TRY(problem.output());
-    KV8_TRY(prepared.launch(nullptr));
-    const auto second = KV8_TRY(problem.output());
-    if (first != second) std::printf("(differs)");
   }
-  std::printf("\n");
   return {};
 }
 
-Status time_shapes(const Variant& v, std::FILE* csv, int min_length, int max_length,
-                   int settle_ms) {
-  void* flush = nullptr;
-  const std::size_t flush_bytes = std::size_t{256} << 20;
-  cudaMalloc(&flush, flush_bytes);
-  cudaEvent_t begin, end;
-  cudaEventCreate(&begin);
-  cudaEventCreate(&end);
+Status time_shapes(const std::string& parts, std::FILE* csv, int min_length, int max_length,
+                   const std::string& models, double settle_ms, const std::string& modes) {
+  GpuTimer timer = KV8_TRY(GpuTimer::create());
   for (const Shape& s : all_shapes()) {
-    if (s.head_dim != v.entry.shape.head_dim || s.length < min_length || s.length > max_length)
-      continue;
-    PrefillProblemSpec spec = spec_for(v);
+    if (s.length < min_length || s.length > max_length || !wanted(s.model, models)) continue;
+    PrefillProblemSpec spec;
+    spec.head_dim = s.head_dim;
     spec.q_lens.assign(s.batch, s.length);
     spec.kv_lens = spec.q_lens;
     spec.num_heads = s.heads;
     spec.num_kv_heads = s.kv_heads;
-    PrefillProblem problem = KV8_TRY(PrefillProblem::create(spec));
-    const auto prepared = KV8_TRY(prepare_prefill(problem.args(v.entry.shape.score_type), v.entry));
-    std::vector<float> times;
-    const auto once = [&]() -> Status {
-      cudaMemsetAsync(flush, static_cast<int>(times.size() & 255), flush_bytes);
-      cudaEventRecord(begin);
-      KV8_TRY(prepared.launch(nullptr));
-      cudaEventRecord(end);
-      cudaEventSynchronize(end);
-      float ms = 0;
-      cudaEventElapsedTime(&ms, begin, end);
-      times.push_back(ms * 1000.0f);
-      return {};
-    };
-    KV8_TRY(once());
-    const int warm =
-        s.length >= 4096 ? std::max(5, int(settle_ms * 1000 / std::max(times[0], 10.f))) : 15;
-    for (int i = 0; i < std::min(warm, 20000); ++i) {
-      if (s.length >= 4096) {
-        KV8_TRY(prepared.launch(nullptr));
-      } else {
-        KV8_TRY(once());
+    Problems problems = KV8_TRY(Problems::create(spec));
+    std::vector<Run> runs = KV8_TRY(prepare(problems, s.head_dim, parts, modes));
+    std::vector<std::function<Status()>> launches;
+    for (const Run& run : runs) launches.push_back([&] { return run.prepared.launch(nullptr); });
+    if (s.length >= 4096) KV8_TRY(timer.run_for(settle_ms, launches));
+    const int warmup = s.length >= 4096 ? 1 : 40, repeats = s.length >= 4096 ? 15 : 40;
+    for (int i = 0; i < warmup + repeats; ++i) {
+      for (std::size_t r = 0; r < runs.size(); ++r) {
+        const double us = KV8_TRY(timer.time_cold(launches[r]));
+        if (i >= warmup) runs[r].times.push_back(us);
       }
     }
-    times.clear();
-    for (int i = 0; i < 40; ++i) KV8_TRY(once());
-    const cudaError_t code = cudaGetLastError();
-    if (code != cudaSuccess) return unsupported("{}: {}", v.name, cudaGetErrorString(code));
-    std::sort(times.begin(), times.end());
-    const double us = times[times.size() / 2];
-    const double tflops =
-        2.0 * s.batch * s.heads * double(s.head_dim) * s.length * s.length / us * 1e-6;
-    std::fprintf(csv, "%s,%s,%d,%d,%d,%d,%d,%.2f,%.0f\n", v.name, s.model, s.heads, s.kv_heads,
-                 s.head_dim, s.batch, s.length, us, tflops);
+    for (Run& run : runs) {
+      std::sort(run.times.begin(), run.times.end());
+      const double us = run.times[run.times.size() / 2];
+      const double tflops =
+          2.0 * s.batch * s.heads * double(s.head_dim) * s.length * s.length / us * 1e-6;
+      std::fprintf(csv, "%s,%s,%d,%d,%d,%d,%d,%.2f,%.0f\n", run.name.c_str(), s.model, s.heads,
+                   s.kv_heads, s.head_dim, s.batch, s.length, us, tflops);
+    }
     std::fflush(csv);
   }
-  cudaFree(flush);
   return {};
 }
 
@@ -158,27 +195,22 @@ Status time_shapes(const Variant& v, std::FILE* csv, int min_length, int max_len
 }  // namespace kv8::lab
 
 int main(int argc, char** argv) {
-  const std::string mode = argc > 1 ? argv[1] : "check";
-  const char* filter = argc > 2 ? argv[2] : "";
-  std::FILE* csv = argc > 3 ? std::fopen(argv[3], "a") : stdout;
-  const int min_length = argc > 4 ? std::atoi(argv[4]) : 0;
-  const int max_length = argc > 5 ? std::atoi(argv[5]) : 1 << 20;
-  const int settle = argc > 6 ? std::atoi(argv[6]) : 100;
-  bool ok = true;
-  for (const auto& v : kv8::lab::variants()) {
-    if (!std::strstr(v.name, filter)) continue;
-    if (mode == "list") {
-      std::printf("%s\n", v.name);
-      continue;
-    }
-    const auto status = mode == "check"
-                            ? kv8::lab::check(v)
-                            : kv8::lab::time_shapes(v, csv, min_length, max_length, settle);
-    if (!status.ok()) {
-      std::printf("%s: %s\n", v.name, status.error().message.c_str());
-      ok = false;
-      break;
-    }
+  const auto text = [&](int i, const char* otherwise) { return argc > i ? argv[i] : otherwise; };
+  const auto number = [&](int i, int otherwise) {
+    return argc > i ? std::atoi(argv[i]) : otherwise;
+  };
+  const std::string mode = text(1, "list"), parts = text(2, "");
+  kv8::Status status;
+  if (mode == "check") {
+    status = kv8::lab::check(parts);
+  } else if (mode == "time") {
+    std::FILE* csv = argc > 3 ? std::fopen(argv[3], "a") : stdout;
+    if (csv == nullptr) return 1;
+    status = kv8::lab::time_shapes(parts, csv, number(4, 0), number(5, 1 << 20), text(6, ""),
+                                   number(7, 100), text(8, "1"));
+  } else {
+    for (const auto& v : kv8::lab::variants()) std::printf("%s\n", v.name);
   }
-  return ok ? 0 : 1;
+  if (!status.ok()) std::printf("%s\n", status.error().message.c_str());
+  return status.ok() ? 0 : 1;
 }

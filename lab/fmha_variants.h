@@ -1,7 +1,8 @@
-// The kernel variants that the laboratory compares. They instantiate the product's kernel header.
+// The kernel variants that the laboratory compares. They instantiate the product's kernel header;
+// each source file adds its own before main.
 #pragma once
 
-#include <span>
+#include <vector>
 
 #include "cuda/attention/sm90/prefill/kernel_shape.h"
 
@@ -11,6 +12,16 @@ struct Variant {
   const char* name;
   sm90::KernelEntry entry;
 };
-std::span<const Variant> variants();
+
+inline std::vector<Variant>& variants() {
+  static std::vector<Variant> all;
+  return all;
+}
+
+struct Add {
+  Add(std::initializer_list<Variant> some) {
+    variants().insert(variants().end(), some.begin(), some.end());
+  }
+};
 
 }  // namespace kv8::lab

@@ -30,9 +30,9 @@ void add_quantize(CLI::App& parent, Action& action);
 void add_export(CLI::App& parent, Action& action);
 void add_eval(CLI::App& parent, Action& action);
 void add_bench(CLI::App& parent, Action& action);
+/// fmha, decode and write: what `kv8 bench` and the program kv8_bench share.
+void add_kernel_benches(CLI::App& parent, Action& action);
 void define_bench_fmha(CLI::App& app, Action& action);
-void define_bench_decode(CLI::App& app, Action& action);
-void define_bench_write(CLI::App& app, Action& action);
 void add_debug(CLI::App& parent, Action& action);
 void define_debug_compare(CLI::App& app, Action& action);
 /// `kv8 build` and the program llm_build.

@@ -7,13 +7,16 @@
 #include <tuple>
 
 #include "base/file.h"
-#include "bench/model_bench.h"
 #include "bench/shape_text.h"
+#include "bench/spread.h"
 
 #if KV8_HAS_CUDA
 #include "cuda/attention/attention.h"
 #include "cuda/testing/gpu_timer.h"
 #include "cuda/testing/prefill_problem.h"
+#endif
+#if KV8_HAS_CUDNN
+#include "cuda/testing/cudnn_attention.h"
 #endif
 
 namespace kv8::bench {
@@ -95,12 +98,7 @@ FmhaTimes times_of(std::vector<double> samples) {
   return {spread.median, spread.p10, spread.p90};
 }
 
-struct Side {
-  PrefillProblem problem;
-  PreparedPrefill prepared;
-};
-
-Result<Side> make_side(const FmhaShape& shape, KvType type, ScoreType score_type) {
+PrefillProblemSpec spec_for(const FmhaShape& shape, KvType type) {
   PrefillProblemSpec spec;
   spec.q_lens.assign(shape.batch, shape.seq_len);
   spec.kv_lens = spec.q_lens;
@@ -109,12 +107,70 @@ Result<Side> make_side(const FmhaShape& shape, KvType type, ScoreType score_type
   spec.head_dim = shape.head_dim;
   spec.kv_type = type;
   spec.qk_code_amax = kQkAmax;
-  PrefillProblem problem = KV8_TRY(PrefillProblem::create(spec));
-  const auto prepared = KV8_TRY(prepare_prefill(problem.args(score_type)));
-  return Side{std::move(problem), prepared};
+  return spec;
 }
 
-Result<FmhaRow> measure(const FmhaShape& shape, const FmhaBenchOptions& options, GpuTimer& timer) {
+struct Side {
+  PrefillProblem problem;
+  PreparedPrefill prepared;
+
+  static Result<Side> create(const FmhaShape& shape, KvType type, ScoreType score_type) {
+    PrefillProblem problem = KV8_TRY(PrefillProblem::create(spec_for(shape, type)));
+    const auto prepared = KV8_TRY(prepare_prefill(problem.args(score_type)));
+    return Side{std::move(problem), prepared};
+  }
+};
+
+/// One kernel of those that take turns.
+struct Contestant {
+  std::string column;
+  std::function<Status()> launch;
+  std::vector<double> times;
+};
+
+#if KV8_HAS_CUDNN
+/// cuDNN on the same shape, where it has a plan for it.
+std::vector<Contestant> cudnn_contestants(const FmhaShape& shape, std::string& note) {
+  std::vector<Contestant> contestants;
+  for (const auto& [column, type] :
+       {std::pair{"cudnn_fp16_us", KvType::kF16}, std::pair{"cudnn_fp8_us", KvType::kE4m3}}) {
+    auto attention = cuda_testing::CudnnAttention::create(spec_for(shape, type));
+    if (!attention.ok()) {
+      note = attention.error().message;
+      continue;
+    }
+    const auto shared =
+        std::make_shared<cuda_testing::CudnnAttention>(std::move(attention).value());
+    contestants.push_back({column, [shared] { return shared->launch(); }, {}});
+  }
+  return contestants;
+}
+#endif
+
+/// Times the contestants in turn; very long launches warm up and repeat by time, one second of each
+/// type at most.
+Status take_turns(std::vector<Contestant>& contestants, const FmhaShape& shape,
+                  const FmhaBenchOptions& options, GpuTimer& timer) {
+  if (shape.seq_len >= 4096) {
+    std::vector<std::function<Status()>> launches;
+    for (const Contestant& c : contestants) launches.push_back(c.launch);
+    KV8_TRY(timer.run_for(options.settle_ms, launches));
+  }
+  const double first_us = KV8_TRY(timer.time_cold(contestants[0].launch));
+  const int fitting = std::max(11, static_cast<int>(1e6 / std::max(first_us, 1.0)));
+  const int repeats = std::min(options.repeats, fitting);
+  const int warmup = std::min(options.warmup, fitting);
+  for (int i = 0; i < warmup + repeats; ++i) {
+    for (Contestant& c : contestants) {
+      const double us = KV8_TRY(timer.time_cold(c.launch));
+      if (i >= warmup) c.times.push_back(us);
+    }
+  }
+  return {};
+}
+
+Result<FmhaRow> measure(const FmhaShape& shape, const FmhaBenchOptions& options, GpuTimer& timer,
+                        [[maybe_unused]] std::string& note) {
   FmhaRow row;
   row.shape = shape;
   const float logit_scale = 0.16f * 1.4427f / std::sqrt(static_cast<float>(shape.head_dim));
@@ -122,34 +178,29 @@ Result<FmhaRow> measure(const FmhaShape& shape, const FmhaBenchOptions& options,
                               ? score_type_for(kQkAmax, kQkAmax, shape.head_dim, logit_scale)
                               : ScoreType::kF32;
   row.score_type = score == ScoreType::kF16 ? "f16" : "f32";
-  Side fp16 = KV8_TRY(make_side(shape, KvType::kF16, ScoreType::kF32));
-  Side fp8 = KV8_TRY(make_side(shape, KvType::kE4m3, score));
+  Side fp16 = KV8_TRY(Side::create(shape, KvType::kF16, ScoreType::kF32));
+  Side fp8 = KV8_TRY(Side::create(shape, KvType::kE4m3, score));
   row.fp16_kernel = fp16.prepared.description();
   row.fp8_kernel = fp8.prepared.description();
-  const std::function<Status()> launch16 = [&] { return fp16.prepared.launch(nullptr); };
-  const std::function<Status()> launch8 = [&] { return fp8.prepared.launch(nullptr); };
-
-  if (shape.seq_len >= 4096) KV8_TRY(timer.run_for(options.settle_ms, {launch16, launch8}));
-  // Very long launches settle and repeat by time instead: two seconds of each type at most.
-  const double first_us = KV8_TRY(timer.time_cold(launch16));
-  const int fitting = std::max(11, static_cast<int>(2e6 / std::max(first_us, 1.0)));
-  const int repeats = std::min(options.repeats, fitting);
-  const int warmup = std::min(options.warmup, fitting);
-  std::vector<double> times16, times8;
-  for (int i = 0; i < warmup + repeats; ++i) {
-    const double us16 = KV8_TRY(timer.time_cold(launch16));
-    const double us8 = KV8_TRY(timer.time_cold(launch8));
-    if (i < warmup) continue;
-    times16.push_back(us16);
-    times8.push_back(us8);
+  std::vector<Contestant> contestants = {
+      {"fp16", [&] { return fp16.prepared.launch(nullptr); }, {}},
+      {"fp8", [&] { return fp8.prepared.launch(nullptr); }, {}}};
+#if KV8_HAS_CUDNN
+  if (options.cudnn) {
+    for (Contestant& c : cudnn_contestants(shape, note)) contestants.push_back(std::move(c));
   }
+#endif
+  KV8_TRY(take_turns(contestants, shape, options, timer));
   row.sm_clock_mhz = KV8_TRY(timer.sm_clock_mhz());
-  row.fp16 = times_of(std::move(times16));
-  row.fp8 = times_of(std::move(times8));
+  row.fp16 = times_of(std::move(contestants[0].times));
+  row.fp8 = times_of(std::move(contestants[1].times));
+  for (std::size_t i = 2; i < contestants.size(); ++i) {
+    row.peers[contestants[i].column] = times_of(std::move(contestants[i].times)).median_us;
+  }
   row.fp8_tflops = 2.0 * shape.batch * shape.num_heads * shape.head_dim * double(shape.seq_len) *
                    shape.seq_len / row.fp8.median_us * 1e-6;
   KV8_TRY(fp8.problem.poison_output());
-  KV8_TRY(launch8());
+  KV8_TRY(fp8.prepared.launch(nullptr));
   const auto error = KV8_TRY(fp8.problem.compare(512));
   if (error.not_finite > 0) {
     return Error::format(ErrorCode::kUnsupported, "{} elements of the output are not finite",
@@ -168,20 +219,27 @@ Result<FmhaResult> bench_fmha(const FmhaBenchOptions& options, const Reporter& r
   const std::vector<FmhaShape> shapes =
       options.shapes.empty() ? default_fmha_shapes() : options.shapes;
   GpuTimer timer = KV8_TRY(GpuTimer::create());
+#if KV8_HAS_CUDNN
+  if (options.cudnn) {
+    const auto version = cuda_testing::load_cudnn();
+    result.cudnn_note = version.ok() ? "cuDNN " + version.value() + ", in turn with kv8's kernels"
+                                     : version.error().message;
+  }
+#endif
   if (reporter.progress != nullptr) {
     reporter.progress->begin("timing attention", static_cast<std::int64_t>(shapes.size()),
                              "shapes");
   }
   for (const FmhaShape& shape : shapes) {
     if (interrupted()) return Error{ErrorCode::kCancelled, "interrupted"};
-    auto row = measure(shape, options, timer);
+    auto row = measure(shape, options, timer, result.cudnn_note);
     if (!row.ok()) {
       return row.error().within(fmt::format("({},{},{}) batch {} length {}", shape.num_heads,
                                             shape.num_kv_heads, shape.head_dim, shape.batch,
                                             shape.seq_len));
     }
     const auto found = peers.find({shape.model, shape.batch, shape.seq_len});
-    if (found != peers.end()) row->peers = found->second;
+    if (found != peers.end()) row->peers.insert(found->second.begin(), found->second.end());
     result.rows.push_back(std::move(*row));
     if (reporter.progress != nullptr) {
       reporter.progress->advance(static_cast<std::int64_t>(result.rows.size()));

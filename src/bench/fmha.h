@@ -28,6 +28,7 @@ struct FmhaBenchOptions {
   int warmup = 50;
   int repeats = 100;
   double settle_ms = 500.0;         ///< before shapes of 4,096 tokens and more
+  bool cudnn = true;                ///< time cuDNN in turn with ours, where kv8 was built with it
   std::filesystem::path peers_csv;  ///< other kernels' times on this card, see docs; may be empty
 };
 
@@ -47,13 +48,14 @@ struct FmhaRow {
   double fp8_tflops = 0;
   double sm_clock_mhz = 0;
   double error = 0;  ///< relative, FP8 against double precision on the same inputs, sampled rows
-  std::map<std::string, double> peers;  ///< by column; absent where unknown
+  std::map<std::string, double> peers;  ///< medians by column; absent where unknown
 };
 
 struct FmhaResult {
   std::string gpu;
   double wgmma_fp8_tflops = 0;  ///< 0 where the GPU has no wgmma
   std::vector<FmhaRow> rows;
+  std::string cudnn_note;  ///< its version, or why it has no times; empty where it was not asked
 };
 
 /// Times every shape, FP16 and FP8 launches in turn, L2 cold, event pairs around each launch.

@@ -94,6 +94,7 @@ std::string fmha_table(const FmhaResult& result) {
             : "-",
         row.score_type, row.error, best_peer(row, false), best_peer(row, true), row.sm_clock_mhz);
   }
+  if (!result.cudnn_note.empty()) out += result.cudnn_note + '\n';
   for (int head_dim : {128, 64}) {
     const Summary s = summarise(result, head_dim);
     if (s.shapes == 0) continue;

@@ -1,8 +1,8 @@
 #include "bench/kv_write.h"
 
-#include "bench/model_bench.h"
 #include "bench/plot.h"
 #include "bench/shape_text.h"
+#include "bench/spread.h"
 
 #if KV8_HAS_CUDA
 #include <cuda_runtime_api.h>

@@ -11,6 +11,7 @@
 #include "base/result.h"
 #include "bench/model_kernels.h"
 #include "bench/model_work.h"
+#include "bench/spread.h"
 #include "bench/workload.h"
 
 namespace kv8::bench {
@@ -30,12 +31,6 @@ struct ModelBenchOptions {
   int repeats = 5;                   ///< rounds; one more before them warms up
   bool split_kernels = false;
 };
-
-/// Median, 10th and 90th percentile.
-struct Spread {
-  double median = 0, p10 = 0, p90 = 0;
-};
-Spread spread_of(std::vector<double> samples);
 
 struct ModelBenchRow {
   ModelPoint point;

@@ -50,11 +50,15 @@ const std::vector<TestedKernel>& tested_kernels() {
     std::vector<TestedKernel> all;
     for (const sm90::SelectableKernel& k : sm90::selectable_kernels()) {
       const sm90::KernelShape& shape = k.shape;
-      all.push_back({std::string("sm90_") + k.name, KernelFamily::kSm90, shape.kv_type,
-                     shape.head_dim, shape.score_type, shape.kv_type == KvType::kE4m3,
-                     [&k](const PrefillArgs& args) {
-                       return launch_of(sm90::prepare_prefill(args, k.entry()));
-                     }});
+      for (const bool packed : {false, true}) {  // one query head a tile, or all of a KV head
+        all.push_back({std::string("sm90_") + k.name + (packed ? "_packed" : ""),
+                       KernelFamily::kSm90, shape.kv_type, shape.head_dim, shape.score_type,
+                       shape.kv_type == KvType::kE4m3, [&k, packed](const PrefillArgs& args) {
+                         const int heads =
+                             packed ? sm90::packable_heads(args.num_heads / args.num_kv_heads) : 1;
+                         return launch_of(sm90::prepare_prefill(args, k.entry(), heads));
+                       }});
+      }
     }
     for (const portable::PrefillKernel& k : portable::prefill_kernels()) {
       const KvType type = k.products == portable::Products::kF16 ? KvType::kF16 : KvType::kE4m3;

@@ -13,6 +13,7 @@ SelectInput problem(int head_dim, int heads, int batch, int length) {
   input.score_type = ScoreType::kF16;
   input.head_dim = head_dim;
   input.num_heads = heads;
+  input.num_kv_heads = heads;
   input.batch = batch;
   input.max_q_len = input.max_kv_len = length;
   input.num_sms = 132;
@@ -69,6 +70,26 @@ TEST(PrefillSelect, EstimateGrowsWithTheProblem) {
       last = us;
     }
   }
+}
+
+TEST(PrefillSelect, HeadsShareTilesWhereThatPays) {
+  EXPECT_EQ(packable_heads(1), 1);
+  EXPECT_EQ(packable_heads(4), 4);
+  EXPECT_EQ(packable_heads(7), 7);
+  EXPECT_EQ(packable_heads(16), 8);
+  EXPECT_EQ(packable_heads(71), 1);
+  SelectInput input = problem(128, 32, 1, 512);
+  input.num_kv_heads = 8;
+  const KernelShape shape{KvType::kE4m3, 128, ScoreType::kF16, 3, 1, 192, 1, 4, Loop::kSerial};
+  EXPECT_EQ(packed_heads(shape, input), 1);  // one wave: shared tiles would only be longer
+  input.batch = 32;
+  EXPECT_EQ(packed_heads(shape, input), 4);  // many waves
+  input = problem(128, 32, 1, 16);
+  input.num_kv_heads = 8;
+  input.max_kv_len = 4096;
+  EXPECT_EQ(packed_heads(shape, input), 4);  // 16 tokens of one head would leave rows empty
+  input.num_kv_heads = 32;
+  EXPECT_EQ(packed_heads(shape, input), 1);
 }
 
 TEST(PrefillSelect, QueriesWithoutKeysAreNoProblem) {

@@ -131,13 +131,7 @@ void add_bench(CLI::App& parent, Action& action) {
   define_model(
       *app->add_subcommand("model", "Prefill and decode of a whole model, FP16 against FP8 KV"),
       action);
-  define_bench_fmha(
-      *app->add_subcommand("fmha", "Prefill attention on the GPU, FP16 against FP8"), action);
-  define_bench_decode(*app->add_subcommand("decode", "Decode attention on a GPU, FP16 against FP8"),
-                      action);
-  define_bench_write(
-      *app->add_subcommand("write", "RoPE + quantize + cache write on a GPU, FP16 against FP8"),
-      action);
+  add_kernel_benches(*app, action);
 }
 
 }  // namespace kv8::apps

@@ -1,4 +1,4 @@
-// kv8 bench decode, kv8 bench write
+// kv8 bench decode, kv8 bench write, and the list of kernel benchmarks
 #include "apps/command.h"
 #include "base/file.h"
 #include "bench/decode.h"
@@ -50,8 +50,6 @@ void define_kernel_bench(CLI::App& app, Action& action, const std::string& field
   });
 }
 
-}  // namespace
-
 void define_bench_decode(CLI::App& app, Action& action) {
   define_kernel_bench<bench::DecodeBenchOptions>(
       app, action, "heads,kv_heads,head_dim,batch,context", bench::parse_decode_shape,
@@ -70,6 +68,18 @@ void define_bench_write(CLI::App& app, Action& action) {
         return Report{write_bench_table(result), write_bench_json(result, command),
                       write_bench_svg(result)};
       });
+}
+
+}  // namespace
+
+void add_kernel_benches(CLI::App& parent, Action& action) {
+  define_bench_fmha(
+      *parent.add_subcommand("fmha", "Prefill attention on the GPU, FP16 against FP8"), action);
+  define_bench_decode(
+      *parent.add_subcommand("decode", "Decode attention on a GPU, FP16 against FP8"), action);
+  define_bench_write(
+      *parent.add_subcommand("write", "RoPE + quantize + cache write on a GPU, FP16 against FP8"),
+      action);
 }
 
 }  // namespace kv8::apps

@@ -1,9 +1,11 @@
 // Compile-time shape of one prefill kernel, and what follows from it.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
-#include "cuda/attention/params.h"
+#include "cuda/attention/sm90/prefill/kernel_shape.h"
+#include "cuda/ptx/mbarrier.cuh"
 
 namespace kv8::sm90 {
 
@@ -12,25 +14,47 @@ inline constexpr int kGroupRows = 64;  ///< query rows of one warpgroup: M of a 
 
 /// What one query tile's thread block is told by its producer, through shared memory.
 struct TileInfo {
-  int first_token;  ///< row 0 of the tile in the packed q and out
+  int first_token;  ///< first token of the tile in the packed q and out
   int rows;         ///< rows of the tile that exist; 0 or less: an empty tile
-  int diagonal;     ///< last key that row 0 sees; negative where it sees none
+  int diagonal;     ///< last key that the first token sees; negative where it sees none
   int kv_len;
   int key_tiles;  ///< key tiles to visit, last first; kNoMoreTiles ends the block
-  int head;
+  int head;       ///< first of the tile's query heads
   int kv_head;
   float score_scale;  ///< stored q·k to the exponent of 2
   float out_scale;    ///< v_scale
 };
 inline constexpr int kNoMoreTiles = -1;
 
+/// A TileInfo in shared memory. Its fields are read again where they are needed: registers are
+/// scarce in the loop over keys.
+struct TileView {
+  uint32_t address;
+
+#define KV8_TILE_FIELD(field) \
+  __device__ int field() const { return ptx::load_shared(address + offsetof(TileInfo, field)); }
+  KV8_TILE_FIELD(first_token)
+  KV8_TILE_FIELD(rows)
+  KV8_TILE_FIELD(diagonal)
+  KV8_TILE_FIELD(kv_len)
+  KV8_TILE_FIELD(key_tiles)
+  KV8_TILE_FIELD(head)
+  KV8_TILE_FIELD(kv_head)
+#undef KV8_TILE_FIELD
+  __device__ float score_scale() const {
+    return __int_as_float(ptx::load_shared(address + offsetof(TileInfo, score_scale)));
+  }
+  __device__ float out_scale() const {
+    return __int_as_float(ptx::load_shared(address + offsetof(TileInfo, out_scale)));
+  }
+};
+
 /// `kRowGroups` warpgroups side by side own 64 query rows each; every one of them exists
 /// `kKeyGroups` times, and those copies take every kKeyGroups-th key tile and merge at the end.
 /// `kCodeEighths` eighths of the exponentials are computed as E4M3 codes on the FMA pipe (FP16
-/// scores only); the rest use the special-function unit. `kCutByPage`: tiles that the causal limit
-/// cuts are visited page by page, which saves the pages behind the limit but costs registers.
+/// scores only); the rest use the special-function unit.
 template <KvType kKv_, int kHeadDim_, ScoreType kScore_, int kRowGroups_, int kKeyGroups_,
-          int kKeys_, int kStages_, int kBlocksPerSm_, int kCodeEighths_, bool kCutByPage_>
+          int kKeys_, int kStages_, int kBlocksPerSm_, int kCodeEighths_, Loop kLoop_>
 struct PrefillConfig {
   static constexpr KvType kKv = kKv_;
   static constexpr ScoreType kScore = kScore_;
@@ -39,12 +63,12 @@ struct PrefillConfig {
   static constexpr int kKeyGroups = kKeyGroups_;
   static constexpr int kKeys = kKeys_;  ///< keys of one tile
   static constexpr int kStages = kStages_;
-  /// Two small blocks leave no room for a second Q tile, wide FP16 ones no register.
+  /// Two blocks an SM leave no room for a second Q tile, nor do 192 rows of FP16.
   static constexpr int kQStages =
-      kBlocksPerSm_ == 2 || (kKv_ == KvType::kF16 && kHeadDim_ == 128) ? 1 : 2;
+      kBlocksPerSm_ == 2 || (kKv_ == KvType::kF16 && kHeadDim_ == 128 && kRowGroups_ > 2) ? 1 : 2;
   static constexpr int kBlocksPerSm = kBlocksPerSm_;
   static constexpr int kCodeEighths = kCodeEighths_;
-  static constexpr bool kCutByPage = kCutByPage_;
+  static constexpr Loop kLoop = kLoop_;
 
   static constexpr bool kFp8 = kKv == KvType::kE4m3;
   static constexpr bool kHalfScores = kScore == ScoreType::kF16;
@@ -110,9 +134,7 @@ struct SharedMemory {
   __device__ float* merge(int index) const {
     return reinterpret_cast<float*>(generic(address + C::kMergeOffset)) + index * C::kMergeFloats;
   }
-  __device__ TileInfo* info(int slot) const {
-    return reinterpret_cast<TileInfo*>(generic(address + C::kInfoOffset + slot * 64));
-  }
+  __device__ uint32_t info(int slot) const { return address + C::kInfoOffset + slot * 64; }
 
   __device__ uint32_t barrier(int index) const { return address + C::kBarrierOffset + 8 * index; }
   __device__ uint32_t q_full(int slot) const { return barrier(slot); }

@@ -8,7 +8,7 @@
 namespace kv8::sm90 {
 
 /// Hardware barriers; 0 is __syncthreads.
-enum NamedBarrier : int { kSetupBarrier = 1, kMergeFull = 2, kMergeEmpty = 6 };
+enum NamedBarrier : int { kMergeFull = 2, kMergeEmpty = 6 };
 
 /// Row sums over all columns, where each of the four threads of a row has those of its own.
 template <class C>
@@ -124,9 +124,10 @@ __device__ __forceinline__ void store_rows(RowState<C>& rows, const KernelParams
       }
       factor = 1.0f;
     }
-    uint16_t* out =
-        static_cast<uint16_t*>(params.out) +
-        (int64_t{tile.first_token + row} * params.heads.divisor + tile.head) * C::kHeadDim;
+    const int token = params.packed_heads.divide(row);
+    const int head = tile.head + row - token * static_cast<int>(params.packed_heads.divisor);
+    uint16_t* out = static_cast<uint16_t*>(params.out) +
+                    (int64_t{tile.first_token + token} * params.num_heads + head) * C::kHeadDim;
     const bool inside = row < tile.rows;
     if (params.out_is_bf16) {
       store_row<C>(rows, r, factor, inside, out, q, ptx::floats_to_bfloat_pair);

@@ -48,8 +48,9 @@ __device__ void write_ones(const SharedMemory<C>& smem, int thread) {
 template <class C>
 __device__ __forceinline__ void consume(const KernelParams& params, SharedMemory<C> smem,
                                         int warpgroup) {
-  const int row_group = warpgroup / C::kKeyGroups, key_group = warpgroup % C::kKeyGroups;
-  const Consumer<C> self{smem, row_group};
+  const int row_group = C::kRowGroups == 1 ? 0 : warpgroup / C::kKeyGroups;
+  const int key_group = warpgroup % C::kKeyGroups;
+  const Consumer<C> self{smem, params};
   if (C::kKeyGroups > 1 && key_group == 0) {
     ptx::named_barrier_arrive(kMergeEmpty + row_group, 128 * C::kKeyGroups);
   }
@@ -57,20 +58,19 @@ __device__ __forceinline__ void consume(const KernelParams& params, SharedMemory
   QCursor<C> slots;
   for (;;) {
     ptx::mbarrier_wait(smem.q_full(slots.slot()), slots.parity());
-    // Read again where it is needed: registers are scarce in the loop over keys.
-    const volatile TileInfo& info = *smem.info(slots.slot());
-    if (info.key_tiles == kNoMoreTiles) return;
+    const TileView info{smem.info(slots.slot())};
+    if (info.key_tiles() == kNoMoreTiles) return;
     RowState<C> rows;
     rows.reset();
     self.attend_all(rows, info, cursor, key_group, smem.q(slots.slot()));
-    const OutputTile tile{info.first_token, info.rows, info.head, info.kv_head, info.out_scale};
+    const OutputTile tile{info.first_token(), info.rows(), info.head(), info.kv_head(),
+                          info.out_scale()};
     __syncwarp();
     self.release(smem.q_empty(slots.slot()));
     slots.advance();
     finish_sums<C>(rows);
     if (merge_key_groups<C>(rows, smem, row_group, key_group, ptx::thread_index() % 128)) {
-      store_rows<C>(rows, params, tile, row_group * kGroupRows + self.thread_row(),
-                    ptx::thread_index() % 4);
+      store_rows<C>(rows, params, tile, self.thread_row(), ptx::thread_index() % 4);
     }
   }
 }
@@ -82,30 +82,31 @@ __global__ void __launch_bounds__(C::kThreads, C::kBlocksPerSm)
   const SharedMemory<C> smem{ptx::shared_address(raw)};
   // The shuffle tells the compiler that the role is the same for a whole warp.
   const int warp = __shfl_sync(0xffffffffu, ptx::thread_index() / 32, 0);
+  TileReader<C> reader{ptx::thread_index() % 32};
+
+  if (warp == 0) {
+    reader.request(params, blockIdx.x);
+    if (reader.lane == 0) init_barriers(smem);
+  } else if (warp == 1) {
+    if (reader.lane == 0) {
+      ptx::tma_prefetch_map(&params.k_map);
+      ptx::tma_prefetch_map(&params.q_map);
+      ptx::tma_prefetch_map(&params.v_map);
+    }
+  } else if (warp >= 4) {
+    write_ones(smem, ptx::thread_index() - 128);
+  }
+  __syncthreads();
 
   if (warp < 4) {
     ptx::release_registers<C::kProducerRegisters>();
     if (warp == 0) {
-      TileReader<C> reader{ptx::thread_index()};
-      reader.request(params, blockIdx.x);
-      if (reader.lane == 0) init_barriers(smem);
-      __syncwarp();
-      ptx::named_barrier_sync(kSetupBarrier, C::kThreads);
       produce<C>(params, smem, reader);
-    } else {
-      if (ptx::thread_index() == 32) {
-        ptx::tma_prefetch_map(&params.k_map);
-        ptx::tma_prefetch_map(&params.q_map);
-        ptx::tma_prefetch_map(&params.v_map);
-      }
-      __syncwarp();
-      ptx::named_barrier_sync(kSetupBarrier, C::kThreads);
-      if (warp == 1) clear_tails<C>(smem, ptx::thread_index() % 32);
+    } else if (warp == 1) {
+      clear_tails<C>(smem, ptx::thread_index() % 32);
     }
   } else {
     ptx::acquire_registers<C::kConsumerRegisters>();
-    write_ones(smem, ptx::thread_index() - 128);
-    ptx::named_barrier_sync(kSetupBarrier, C::kThreads);
     consume<C>(params, smem, warp / 4 - 1);
   }
 }

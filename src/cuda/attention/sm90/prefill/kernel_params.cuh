@@ -32,7 +32,7 @@ struct FastDivisor {
 };
 
 struct KernelParams {
-  CUtensorMap q_map;  ///< {head_dim, heads, tokens}, box {row chunk, 1, rows of a tile}
+  CUtensorMap q_map;  ///< {head_dim, heads, tokens}, box {row chunk, packed heads, tile tokens}
   CUtensorMap k_map;  ///< {head_dim, pages * kv_heads * 64}, box {row chunk, 64}
   CUtensorMap v_map;  ///< {64, pages * kv_heads * head_dim}, box {64, head_dim}
   void* out;
@@ -44,10 +44,16 @@ struct KernelParams {
   const float* v_scale;
   const float* v_offset;
   uint32_t* scheduler;
-  int scale_stride;            ///< 0: one scale, 1: one a KV head
-  FastDivisor heads;           ///< query heads
-  FastDivisor heads_per_kv;    ///< query heads of one KV head
-  FastDivisor tiles_per_rank;  ///< batch * query heads: tiles as far from the end of their sequence
+  int scale_stride;  ///< 0: one scale, 1: one a KV head
+  /// Query heads that share a tile: those of one KV head, or a divisor of them. Row r of a tile is
+  /// head r % packed_heads of token r / packed_heads.
+  FastDivisor packed_heads;
+  FastDivisor head_groups;     ///< query heads / packed_heads
+  FastDivisor groups_per_kv;   ///< head groups of one KV head
+  FastDivisor tiles_per_rank;  ///< batch * head groups: tiles as far from the end of their sequence
+  int tile_tokens;
+  int q_bytes;  ///< what a tile's Q copies deliver
+  int num_heads;
   int num_kv_heads;
   int max_pages;
   int total_tiles;

@@ -6,6 +6,10 @@
 
 namespace kv8::sm90 {
 
+/// What a consumer warpgroup does while the tensor core works for it. kSerial: it waits, other
+/// warpgroups fill the gaps; needs the fewest registers. kOverlapped: the next key tile's softmax.
+enum class Loop { kSerial, kOverlapped };
+
 /// What distinguishes one compiled kernel from another.
 struct KernelShape {
   KvType kv_type = KvType::kE4m3;
@@ -16,6 +20,7 @@ struct KernelShape {
   int keys = 0;        ///< keys of one tile
   int blocks_per_sm = 0;
   int code_eighths = 0;  ///< share of exponentials computed as E4M3 codes
+  Loop loop = Loop::kSerial;
 
   friend bool operator==(const KernelShape&, const KernelShape&) = default;
 };

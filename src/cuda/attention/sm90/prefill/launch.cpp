@@ -76,28 +76,34 @@ Result<PreparedPrefill> prepare_prefill(const PrefillArgs& a) {
   KV8_TRY(cuda_ok(cudaGetDevice(&device), "prefill attention"));
   KV8_TRY(cuda_ok(cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, device),
                   "prefill attention"));
-  const SelectableKernel* kernel = KV8_TRY(select_kernel(
-      {a.kv_type, a.score_type, a.head_dim, a.batch, a.num_heads, a.max_q_len, a.max_kv_len, sms}));
-  return prepare_prefill(a, kernel->entry());
+  const SelectInput input = {a.kv_type,      a.score_type, a.head_dim,   a.batch, a.num_heads,
+                             a.num_kv_heads, a.max_q_len,  a.max_kv_len, sms};
+  const SelectableKernel* kernel = KV8_TRY(select_kernel(input));
+  return prepare_prefill(a, kernel->entry(), packed_heads(kernel->shape, input));
 }
 
-Result<PreparedPrefill> prepare_prefill(const PrefillArgs& a, const KernelEntry& entry) {
+Result<PreparedPrefill> prepare_prefill(const PrefillArgs& a, const KernelEntry& entry,
+                                        int packed_heads) {
   KV8_TRY(prefill::check(a));
   const KernelShape& shape = entry.shape;
   KV8_CHECK(shape.kv_type == a.kv_type && shape.head_dim == a.head_dim,
             "kernel {} does not serve head_dim {}", to_string(shape), a.head_dim);
+  const int heads_per_kv = a.num_heads / a.num_kv_heads;
+  KV8_CHECK(
+      packed_heads > 0 && heads_per_kv % packed_heads == 0 && packed_heads <= 64 * shape.row_groups,
+      "{} query heads in a tile of {} a KV head", packed_heads, heads_per_kv);
   const int elem_bytes = a.kv_type == KvType::kE4m3 ? 1 : 2;
   const cuuint64_t head_dim = a.head_dim;
   const cuuint64_t blocks = cuuint64_t(a.num_pages) * a.num_kv_heads;
   const cuuint32_t chunk = std::min(a.head_dim, 128 / elem_bytes);
-  const cuuint32_t rows = 64 * shape.row_groups;
+  const int tile_tokens = 64 * shape.row_groups / packed_heads;
 
   KernelParams p{};
   KV8_TRY(
       encode_map(&p.q_map, a.q, elem_bytes,
                  {3,
                   {head_dim, cuuint64_t(a.num_heads), cuuint64_t(std::max(a.total_q_tokens, 1))},
-                  {chunk, 1, rows}},
+                  {chunk, cuuint32_t(packed_heads), cuuint32_t(tile_tokens)}},
                  "q"));
   KV8_TRY(encode_map(&p.k_map, a.k_pool, elem_bytes,
                      {2, {head_dim, blocks * kPageTokens}, {chunk, kPageTokens}}, "k_pool"));
@@ -114,17 +120,22 @@ Result<PreparedPrefill> prepare_prefill(const PrefillArgs& a, const KernelEntry&
   p.v_offset = a.v_offset;
   p.scheduler = a.scheduler;
   p.scale_stride = a.scale_per_head ? 1 : 0;
-  p.heads = FastDivisor::of(a.num_heads);
-  p.heads_per_kv = FastDivisor::of(a.num_heads / a.num_kv_heads);
+  p.packed_heads = FastDivisor::of(packed_heads);
+  p.head_groups = FastDivisor::of(a.num_heads / packed_heads);
+  p.groups_per_kv = FastDivisor::of(heads_per_kv / packed_heads);
+  p.tile_tokens = tile_tokens;
+  p.q_bytes = tile_tokens * packed_heads * a.head_dim * elem_bytes;
+  p.num_heads = a.num_heads;
   p.num_kv_heads = a.num_kv_heads;
   p.max_pages = a.max_pages;
-  const std::int64_t row_blocks = (a.max_q_len + int(rows) - 1) / int(rows);
-  const std::int64_t tiles = row_blocks * a.batch * a.num_heads;
+  const std::int64_t ranks = (a.max_q_len + tile_tokens - 1) / tile_tokens;
+  const std::int64_t tiles_per_rank = std::int64_t{a.batch} * (a.num_heads / packed_heads);
+  const std::int64_t tiles = ranks * tiles_per_rank;
   if (tiles > INT32_MAX / 2) {
     return capacity_error("prefill attention: {} query tiles are too many for one launch", tiles);
   }
   p.total_tiles = static_cast<int>(tiles);
-  p.tiles_per_rank = FastDivisor::of(static_cast<std::uint32_t>(a.batch * a.num_heads));
+  p.tiles_per_rank = FastDivisor::of(static_cast<std::uint32_t>(tiles_per_rank));
   p.score_scale = a.softmax_scale * 1.44269504088896341f;
   p.out_is_bf16 = a.out_type == OutType::kBf16;
 

@@ -21,7 +21,7 @@ class PreparedPrefill {
   std::string description() const;
 
  private:
-  friend Result<PreparedPrefill> prepare_prefill(const PrefillArgs&, const KernelEntry&);
+  friend Result<PreparedPrefill> prepare_prefill(const PrefillArgs&, const KernelEntry&, int);
   KernelEntry entry_;
   int grid_ = 0;
   std::array<std::byte, 640> params_{};  // a KernelParams, which only CUDA sources see
@@ -31,7 +31,9 @@ class PreparedPrefill {
 /// device, a Hopper one, and prepares it. Callers use attention.h.
 Result<PreparedPrefill> prepare_prefill(const PrefillArgs& args);
 
-/// The same with a given kernel, for laboratories and tests that force one.
-Result<PreparedPrefill> prepare_prefill(const PrefillArgs& args, const KernelEntry& entry);
+/// The same with a given kernel and number of query heads in a tile, a divisor of those of a KV
+/// head, for laboratories and tests that force them.
+Result<PreparedPrefill> prepare_prefill(const PrefillArgs& args, const KernelEntry& entry,
+                                        int packed_heads);
 
 }  // namespace kv8::sm90

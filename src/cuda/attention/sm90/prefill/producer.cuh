@@ -18,7 +18,7 @@ struct TileReader {
   int lane;
 
   int batch = 0;
-  int rank = 0;        ///< tiles of the same sequence and head after this one
+  int rank = 0;        ///< tiles of the same sequence and heads after this one
   int field = 0;       ///< lane 0: first token, 1: end, 2: kv_len
   float scale = 1.0f;  ///< lane 0: q_scale, 1: k_scale, 2: v_scale
   int page_ids = 0;    ///< this lane's entry of the 32 entries from 32 * page_window
@@ -27,11 +27,12 @@ struct TileReader {
 
   /// Issues the loads.
   __device__ void request(const KernelParams& params, int tile) {
-    const int sequence_head = tile - (rank = params.tiles_per_rank.divide(tile)) *
-                                         static_cast<int>(params.tiles_per_rank.divisor);
-    batch = params.heads.divide(sequence_head);
-    info.head = sequence_head - batch * static_cast<int>(params.heads.divisor);
-    info.kv_head = params.heads_per_kv.divide(info.head);
+    rank = params.tiles_per_rank.divide(tile);
+    const int in_rank = tile - rank * static_cast<int>(params.tiles_per_rank.divisor);
+    batch = params.head_groups.divide(in_rank);
+    const int group = in_rank - batch * static_cast<int>(params.head_groups.divisor);
+    info.head = group * static_cast<int>(params.packed_heads.divisor);
+    info.kv_head = params.groups_per_kv.divide(group);
     if (lane < 2) field = params.cu_seqlens_q[batch + lane];
     if (lane == 2) field = params.kv_lens[batch];
     const float* scales = lane == 0 ? params.q_scale : lane == 1 ? params.k_scale : params.v_scale;
@@ -48,14 +49,15 @@ struct TileReader {
         params.score_scale * __shfl_sync(kAllLanes, scale, 0) * __shfl_sync(kAllLanes, scale, 1);
     info.out_scale = __shfl_sync(kAllLanes, scale, 2);
 
-    // Tiles are cut from the last row upwards, so that the incomplete one has the fewest keys; and
-    // the longest come first.
-    const int end_row = q_len - rank * C::kRows;
-    const int first_row = max(end_row - C::kRows, 0);
-    info.first_token = first + first_row;
-    info.rows = end_row - first_row;
-    info.diagonal = first_row + info.kv_len - q_len;
-    const int keys = min(info.diagonal + info.rows, info.kv_len);
+    // Tiles are cut from the last token upwards, so that the incomplete one has the fewest keys;
+    // and the longest come first.
+    const int end_token = q_len - rank * params.tile_tokens;
+    const int first_token = max(end_token - params.tile_tokens, 0);
+    const int tokens = end_token - first_token;
+    info.first_token = first + first_token;
+    info.rows = tokens * static_cast<int>(params.packed_heads.divisor);
+    info.diagonal = first_token + info.kv_len - q_len;
+    const int keys = min(info.diagonal + tokens, info.kv_len);
     info.key_tiles = keys > 0 ? (keys + C::kKeys - 1) / C::kKeys : 0;
   }
 
@@ -145,8 +147,8 @@ __device__ void load_queries(const KernelParams& params, SharedMemory<C> smem,
                              const TileReader<C>& reader, QCursor<C>& slots) {
   ptx::mbarrier_wait(smem.q_empty(slots.slot()), slots.parity() ^ 1);
   if (reader.lane == 0) {
-    *smem.info(slots.slot()) = reader.info;
-    ptx::mbarrier_arrive_expect(smem.q_full(slots.slot()), C::kQBytes);
+    *reinterpret_cast<TileInfo*>(smem.generic(smem.info(slots.slot()))) = reader.info;
+    ptx::mbarrier_arrive_expect(smem.q_full(slots.slot()), params.q_bytes);
 #pragma unroll
     for (int chunk = 0; chunk < C::kChunks; ++chunk) {
       ptx::tma_load_3d(smem.q(slots.slot()) + chunk * C::kRows * C::kChunkBytes, &params.q_map,
@@ -190,7 +192,7 @@ __device__ void produce(const KernelParams& params, SharedMemory<C> smem, TileRe
   if (reader.lane == 0) {
     if (!one_wave) finish_tiles(params);
     ptx::mbarrier_wait(smem.q_empty(slots.slot()), slots.parity() ^ 1);
-    smem.info(slots.slot())->key_tiles = kNoMoreTiles;
+    reinterpret_cast<TileInfo*>(smem.generic(smem.info(slots.slot())))->key_tiles = kNoMoreTiles;
     ptx::mbarrier_arrive(smem.q_full(slots.slot()));
   }
 }
@@ -202,8 +204,8 @@ template <class C>
 __device__ void clear_tail(uint8_t* v_tile, int first_token, int lane) {
   constexpr int kPieces = C::kVRowBytes / 16;       // 16-byte pieces of a row
   constexpr int kPieceTokens = 16 / C::kElemBytes;  // one permuted group of FP8
-  // Page by page, nobody visits the pages behind the last token's.
-  const int last_page = C::kCutByPage ? (first_token - 1) / kPageRows : C::kPages - 1;
+  // The serial loop leaves out the pages behind the last token's.
+  const int last_page = C::kLoop == Loop::kSerial ? (first_token - 1) / kPageRows : C::kPages - 1;
   for (int page = first_token / kPageRows; page <= last_page; ++page) {
     uint8_t* rows = v_tile + page * C::kVPageBytes;
     const int keep = max(first_token - page * kPageRows, 0);
@@ -245,8 +247,8 @@ __device__ void clear_tails(SharedMemory<C> smem, int lane) {
   uint32_t tail_phase = 0;
   for (;;) {
     ptx::mbarrier_wait(smem.q_full(slots.slot()), slots.parity());
-    const int kv_len = smem.info(slots.slot())->kv_len;
-    const int key_tiles = smem.info(slots.slot())->key_tiles;
+    const TileView info{smem.info(slots.slot())};
+    const int kv_len = info.kv_len(), key_tiles = info.key_tiles();
     if (key_tiles == kNoMoreTiles) return;
     __syncwarp();
     if (lane == 0) ptx::mbarrier_arrive(smem.q_empty(slots.slot()));

@@ -49,23 +49,29 @@ struct Scale {
   }
 };
 
-/// Sets scores of keys after a row's last visible one to minus infinity. `last_key` is that of row
-/// 0 of this thread, relative to the tile's first column.
+/// Sets scores of keys after a row's last visible one to minus infinity. `last_key` holds those of
+/// this thread's two rows, relative to the tile's first column.
 template <int kCount>
-__device__ __forceinline__ void mask_scores(float (&s)[kCount], int last_key, int q) {
+__device__ __forceinline__ void mask_scores(float (&s)[kCount], const int (&last_key)[2], int q) {
 #pragma unroll
   for (int i = 0; i < kCount; ++i) {
     const int column = 8 * (i / 4) + 2 * q + i % 2;
-    if (column > last_key + 8 * (i / 2 % 2)) s[i] = -INFINITY;
+    if (column > last_key[i / 2 % 2]) s[i] = -INFINITY;
   }
 }
 template <int kCount>
-__device__ __forceinline__ void mask_scores(uint32_t (&s)[kCount], int last_key, int q) {
+__device__ __forceinline__ void mask_scores(uint32_t (&s)[kCount], const int (&last_key)[2],
+                                            int q) {
+  __half2 last[2];  // this thread's columns are 2q and 2q + 1 of every 8
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    last[r] = __half2half2(__int2half_rn(max(min(last_key[r], 2047) - 2 * q, -1)));
+  }
 #pragma unroll
   for (int i = 0; i < kCount; ++i) {
-    const int column = 8 * (i / 2) + 2 * q, limit = last_key + 8 * (i % 2);
-    if (column > limit) s[i] = (s[i] & 0xffff0000u) | 0xfc00u;
-    if (column + 1 > limit) s[i] = (s[i] & 0x0000ffffu) | 0xfc000000u;
+    const __half2 column = __floats2half2_rn(8 * (i / 2), 8 * (i / 2) + 1);
+    const uint32_t hidden = __hgt2_mask(column, last[i % 2]);
+    s[i] = (s[i] & ~hidden) | (0xfc00fc00u & hidden);
   }
 }
 
@@ -139,53 +145,53 @@ __host__ __device__ constexpr bool uses_codes(int group) {
   return (group + 1) * C::kCodeEighths / 8 != group * C::kCodeEighths / 8;
 }
 
-/// FP16 scores to FP8 probabilities: p[2j + r] holds row r of 16 columns, the A operand of P·V.
+/// FP16 scores to powers of two in their place, as FP16 or as E4M3 codes.
 template <class C, int kCount>
-__device__ __forceinline__ void exponentiate(const uint32_t (&s)[kCount], const float (&offset)[2],
-                                             Scale<C> scale, uint32_t (&p)[kCount / 2],
-                                             float (&)[2]) {
-  const uint32_t scale_pair = scale.bits;
+__device__ __forceinline__ void exponentiate(uint32_t (&s)[kCount], const float (&offset)[2],
+                                             Scale<C> scale, float (&)[2]) {
   const uint32_t minus[2] = {half_pair(-offset[0]), half_pair(-offset[1])};
   const uint32_t shift[2] = {half_pair(7.0f - offset[0]), half_pair(7.0f - offset[1])};
 #pragma unroll
-  for (int j = 0; j < kCount / 4; ++j) {
-#pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      const uint32_t a = s[4 * j + r], b = s[4 * j + 2 + r];
-      if (uses_codes<C>(j)) {
-        p[2 * j + r] = __byte_perm(exp2_codes(a, scale_pair, shift[r]),
-                                   exp2_codes(b, scale_pair, shift[r]), 0x6420);
-      } else {
-        p[2 * j + r] = ptx::pairs_to_e4m3(ptx::pair_exp2(ptx::pair_fma(a, scale_pair, minus[r])),
-                                          ptx::pair_exp2(ptx::pair_fma(b, scale_pair, minus[r])));
-      }
-    }
+  for (int i = 0; i < kCount; ++i) {
+    s[i] = uses_codes<C>(i / 4) ? exp2_codes(s[i], scale.bits, shift[i % 2])
+                                : ptx::pair_exp2(ptx::pair_fma(s[i], scale.bits, minus[i % 2]));
   }
 }
 
-/// FP32 scores to FP8 or FP16 probabilities. Without rows of ones the row sums are taken here.
+/// The same of FP32 scores. Without rows of ones the row sums are taken here.
 template <class C, int kCount>
-__device__ __forceinline__ void exponentiate(const float (&s)[kCount], const float (&offset)[2],
-                                             Scale<C> scale,
-                                             uint32_t (&p)[C::kFp8 ? kCount / 4 : kCount / 2],
-                                             float (&sum)[2]) {
+__device__ __forceinline__ void exponentiate(float (&s)[kCount], const float (&offset)[2],
+                                             Scale<C> scale, float (&sum)[2]) {
 #pragma unroll
-  for (int j = 0; j < kCount / 8; ++j) {
+  for (int i = 0; i < kCount; ++i) {
+    const int r = i / 2 % 2;
+    s[i] = ptx::exp2_approx(fmaf(s[i], scale.as_float(), -offset[r]));
+    if constexpr (C::kOnesRows == 0) sum[r] += s[i];
+  }
+}
+
+/// What `exponentiate` left, as the A operand of P·V: FP8's p[2j + r] holds row r of 16 columns,
+/// FP16's p[4j + 2i + r] columns 8i .. 8i + 7 of them.
+template <class C, int kCount>
+__device__ __forceinline__ void pack(const uint32_t (&s)[kCount], uint32_t (&p)[kCount / 2]) {
 #pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      float e[4];
+  for (int i = 0; i < kCount / 2; ++i) {
+    const int j = i / 2, r = i % 2;
+    const uint32_t low = s[4 * j + r], high = s[4 * j + 2 + r];
+    p[i] = uses_codes<C>(j) ? __byte_perm(low, high, 0x6420) : ptx::pairs_to_e4m3(low, high);
+  }
+}
+template <class C, int kCount>
+__device__ __forceinline__ void pack(const float (&s)[kCount],
+                                     uint32_t (&p)[C::kFp8 ? kCount / 4 : kCount / 2]) {
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const float score = s[8 * j + 4 * (i / 2) + 2 * r + i % 2];
-        e[i] = ptx::exp2_approx(fmaf(score, scale.as_float(), -offset[r]));
-      }
-      if constexpr (C::kFp8) {
-        p[2 * j + r] = ptx::floats_to_e4m3(e[0], e[1], e[2], e[3]);
-      } else {
-        p[4 * j + r] = ptx::floats_to_half_pair(e[0], e[1]);
-        p[4 * j + 2 + r] = ptx::floats_to_half_pair(e[2], e[3]);
-        sum[r] += (e[0] + e[1]) + (e[2] + e[3]);
-      }
+  for (int i = 0; i < kCount / 4; ++i) {
+    const int at = 8 * (i / 2) + 2 * (i % 2);
+    if constexpr (C::kFp8) {
+      p[i] = ptx::floats_to_e4m3(s[at], s[at + 1], s[at + 4], s[at + 5]);
+    } else {
+      p[4 * (i / 2) + i % 2] = ptx::floats_to_half_pair(s[at], s[at + 1]);
+      p[4 * (i / 2) + 2 + i % 2] = ptx::floats_to_half_pair(s[at + 4], s[at + 5]);
     }
   }
 }

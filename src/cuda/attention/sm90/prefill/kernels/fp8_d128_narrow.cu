@@ -3,19 +3,18 @@
 
 namespace kv8::sm90 {
 
-// type, head_dim, scores, row groups, key groups, keys, stages, blocks/SM, code eighths, cut by
-// page
+// type, head_dim, scores, row groups, key groups, keys, stages, blocks/SM, code eighths, loop
 KernelEntry fp8_d128_rows128() {
   return kernel_entry<
-      PrefillConfig<KvType::kE4m3, 128, ScoreType::kF16, 2, 1, 128, 4, 1, 4, true>>();
+      PrefillConfig<KvType::kE4m3, 128, ScoreType::kF16, 2, 1, 128, 4, 1, 4, Loop::kOverlapped>>();
 }
 KernelEntry fp8_d128_rows64() {
   return kernel_entry<
-      PrefillConfig<KvType::kE4m3, 128, ScoreType::kF16, 1, 1, 128, 3, 2, 4, true>>();
+      PrefillConfig<KvType::kE4m3, 128, ScoreType::kF16, 1, 1, 128, 3, 2, 4, Loop::kOverlapped>>();
 }
 KernelEntry fp8_d128_split2() {
   return kernel_entry<
-      PrefillConfig<KvType::kE4m3, 128, ScoreType::kF16, 1, 2, 128, 4, 1, 4, true>>();
+      PrefillConfig<KvType::kE4m3, 128, ScoreType::kF16, 1, 2, 128, 4, 1, 4, Loop::kSerial>>();
 }
 
 }  // namespace kv8::sm90

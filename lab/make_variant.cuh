@@ -1,0 +1,25 @@
+// Short names for PrefillConfig's parameters.
+#pragma once
+
+#include "cuda/attention/sm90/prefill/entry.cuh"
+#include "fmha_variants.h"
+
+namespace kv8::lab {
+
+using namespace sm90;
+constexpr KvType F8 = KvType::kE4m3;
+constexpr KvType F16 = KvType::kF16;
+constexpr ScoreType H = ScoreType::kF16;
+constexpr ScoreType F = ScoreType::kF32;
+constexpr Loop S = Loop::kSerial;
+constexpr Loop O = Loop::kOverlapped;
+
+//  type, head_dim, scores, row groups, key groups, keys, stages, blocks/SM, codes, loop
+template <KvType kKv, int kHeadDim, ScoreType kScore, int kRows, int kGroups, int kKeys,
+          int kStages, int kBlocks, int kCodes, Loop kLoop>
+KernelEntry make() {
+  return kernel_entry<PrefillConfig<kKv, kHeadDim, kScore, kRows, kGroups, kKeys, kStages, kBlocks,
+                                    kCodes, kLoop>>();
+}
+
+}  // namespace kv8::lab
