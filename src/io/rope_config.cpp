@@ -1,5 +1,6 @@
 #include "io/rope_config.h"
 
+#include <cstdint>
 #include <string>
 
 namespace kv8::io {

@@ -5,6 +5,8 @@
 //   {n,m}+     not possessive in Ruby; x{,m} is a quantifier in Ruby alone
 //   [a[b]&&c]  nested classes and intersections
 //   (?i) in the middle, (*VERB), recursion, callouts, conditions
+#include <algorithm>
+
 #include "text/pattern.h"
 #include "text/unicode.h"
 

@@ -1,4 +1,6 @@
 // kv8 debug logits: what the engine computes, for comparison with other implementations.
+#include <algorithm>
+
 #include "apps/command.h"
 #include "apps/commands/token_ids.h"
 #include "exec/backends.h"
