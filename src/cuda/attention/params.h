@@ -98,6 +98,11 @@ struct DecodeArgs {
   KvType kv_type = KvType::kE4m3;
   KvType q_type = KvType::kE4m3;
   OutType out_type = OutType::kF16;
+
+  /// Start while the kernel before still runs, where the kernel can, and fetch keys that are older
+  /// than the query tokens until it ends. They, the lengths and the page table must be in place
+  /// before that kernel starts.
+  bool dependent_launch = false;
 };
 
 }  // namespace kv8

@@ -155,6 +155,7 @@ Status StepRunner::step(Run& run, const RopeKvWriteStep& step) {
   args.bf16 = program_->bf16;
   args.fp8_cache = layer.dtype == DType::kF8E4M3;
   args.fp8_q = fp8_queries(layer);
+  args.dependent_launch = run.fuse;
   return launch_kv_write(args, run.stream);
 }
 
@@ -204,6 +205,7 @@ Status StepRunner::decode(const Run& run, const AttentionStep& step, int first, 
   args.kv_type = layer.dtype == DType::kF8E4M3 ? KvType::kE4m3 : KvType::kF16;
   args.q_type = fp8_queries(layer) ? KvType::kE4m3 : KvType::kF16;
   args.out_type = program_->bf16 ? OutType::kBf16 : OutType::kF16;
+  args.dependent_launch = run.fuse;
   return launch_decode(args, run.stream);
 }
 

@@ -2,6 +2,7 @@
 
 #include "cuda/kv_write/entry.h"
 #include "cuda/kv_write/stages.cuh"
+#include "cuda/ptx/dependent_launch.cuh"
 
 namespace kv8::kv_write {
 
@@ -372,6 +373,8 @@ __global__ void __launch_bounds__(kThreads, C::kPlain ? 3 : 2)
     rope_quantize_write(const __grid_constant__ KvWriteArgs args,
                         const __grid_constant__ Grid grid) {
   __shared__ __align__(16) uint32_t shared[128 * C::kTilePitch];
+  ptx::start_dependents();
+  ptx::wait_for_predecessors();
   if (static_cast<int>(blockIdx.x) < grid.row_blocks) {
     write_row<C>(args, grid, blockIdx.x * (kThreads / 32) + threadIdx.x / 32, threadIdx.x % 32);
   } else {

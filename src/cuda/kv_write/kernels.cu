@@ -1,5 +1,6 @@
 #include <cuda_runtime.h>
 
+#include "cuda/dense/start.cuh"
 #include "cuda/kv_write/kernel.cuh"
 
 namespace kv8::kv_write {
@@ -9,8 +10,8 @@ template <class C>
 cudaError_t start(const KvWriteArgs& args, const Grid& grid, cudaStream_t stream) {
   const int head_blocks = (args.num_kv_heads + C::kTileHeads - 1) / C::kTileHeads;
   const int blocks = grid.row_blocks + grid.tile_slots * head_blocks;
-  rope_quantize_write<C><<<blocks, kThreads, 0, stream>>>(args, grid);
-  return cudaGetLastError();
+  return dense::start(rope_quantize_write<C>, dim3(static_cast<unsigned>(blocks)), kThreads, 0,
+                      args.dependent_launch, stream, args, grid);
 }
 
 template <bool kBf16, bool kFp8Cache, bool kFp8Q, int kDim>

@@ -55,6 +55,9 @@ struct KvWriteArgs {
   bool bf16 = false;      ///< the model's type: BF16, else FP16
   bool fp8_cache = true;  ///< else FP16
   bool fp8_q = true;      ///< else FP16
+
+  /// Start while the kernel before still runs; what this one reads of it waits for its end.
+  bool dependent_launch = false;
 };
 
 }  // namespace kv8

@@ -31,6 +31,7 @@ struct DecodeKernelParams {
   float score_scale;  ///< softmax_scale * log2(e)
   bool q_is_fp8;
   bool out_is_bf16;
+  bool dependent_launch;
 };
 
 /// Most rows (query tokens times heads of a group) that share one pass over a KV head.

@@ -131,6 +131,7 @@ Status launch(const DecodeArgs& a, StartDecode start, cudaStream_t stream, int b
   p.max_pages = a.max_pages;
   p.score_scale = a.softmax_scale * 1.4426950408889634f;
   p.q_is_fp8 = a.q_type == KvType::kE4m3;
+  p.dependent_launch = a.dependent_launch;
   p.out_is_bf16 = a.out_type == OutType::kBf16;
   const int rows = p.q_len * p.group <= 8 ? 8 : 16;
   return cuda_ok(start(p, a.kv_type == KvType::kE4m3 ? 1 : 2, a.head_dim, rows, blocks, stream),

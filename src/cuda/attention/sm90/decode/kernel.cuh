@@ -6,6 +6,7 @@
 #include "cuda/attention/decode/merge.cuh"
 #include "cuda/attention/sm90/decode/shape.cuh"
 #include "cuda/ptx/bulk.cuh"
+#include "cuda/ptx/dependent_launch.cuh"
 #include "cuda/ptx/mbarrier.cuh"
 
 namespace kv8::sm90 {
@@ -59,10 +60,11 @@ __device__ void load_pages(const DecodeKernelParams& params, DecodeShared<C>& sh
     const TaskRows task = task_rows<C>(params, s);
     const int32_t* table = params.page_table + int64_t{s.batch} * params.max_pages;
     const bool exists = s.kv_len > 0;
+    const int first_new_page = (s.kv_len - params.q_len) / 64;
 #pragma unroll 1
     for (int base = s.first_page; base < s.end_page; base += C::kLoadPages) {
       const int count = min(s.end_page - base, C::kLoadPages);
-      if (lane < count) {
+      const auto load = [&] {
         const int64_t block =
             int64_t{exists ? table[base + lane] : 0} * params.num_kv_heads + task.kv_head;
         Ring<C> at = ring;
@@ -72,6 +74,13 @@ __device__ void load_pages(const DecodeKernelParams& params, DecodeShared<C>& sh
         load_half<C>(stage, params.k, block, exists, shared.k_full[at.stage], policy);
         load_half<C>(stage + C::kPageBytes, params.v, block, exists, shared.v_full[at.stage],
                      policy);
+      };
+      const bool is_new = base + lane >= first_new_page;  // a predecessor writes to this page
+      if (lane < count && !is_new) load();
+      __syncwarp();
+      if (lane < count && is_new) {
+        ptx::wait_for_predecessors();
+        load();
       }
       __syncwarp();
       ring.advance(count);
@@ -137,6 +146,7 @@ __global__ void __launch_bounds__(C::kThreads, 1)
   DecodeShared<C>& shared = *reinterpret_cast<DecodeShared<C>*>(memory);
   static_assert(sizeof(DecodeShared<C>) <= C::kSharedBytes);
   const int warp = __shfl_sync(kAllLanes, threadIdx.x / 32, 0), lane = threadIdx.x % 32;
+  ptx::start_dependents();
   prefetch_tables(params);
   if (lane == 0) {  // a few barriers a warp: one lane after the other sets them up
 #pragma unroll
@@ -153,6 +163,7 @@ __global__ void __launch_bounds__(C::kThreads, 1)
   if (warp == C::kWarps) {
     load_pages<C>(params, shared, schedule, lane);
   } else {
+    ptx::wait_for_predecessors();
     compute_pages<C>(params, shared, schedule, warp, lane);
   }
 }

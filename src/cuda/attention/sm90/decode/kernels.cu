@@ -2,6 +2,7 @@
 
 #include "cuda/attention/sm90/decode/entry.h"
 #include "cuda/attention/sm90/decode/kernel.cuh"
+#include "cuda/dense/start.cuh"
 
 namespace kv8::sm90 {
 namespace {
@@ -12,8 +13,8 @@ cudaError_t start(const DecodeKernelParams& params, int blocks, cudaStream_t str
   static const cudaError_t configured = cudaFuncSetAttribute(
       decode_attention<C>, cudaFuncAttributeMaxDynamicSharedMemorySize, C::kSharedBytes);
   if (configured != cudaSuccess) return configured;
-  decode_attention<C><<<blocks, C::kThreads, C::kSharedBytes, stream>>>(params);
-  return cudaGetLastError();
+  return dense::start(decode_attention<C>, dim3(static_cast<unsigned>(blocks)), C::kThreads,
+                      C::kSharedBytes, params.dependent_launch, stream, params);
 }
 
 template <int kElem, int kDim>
