@@ -72,6 +72,9 @@ class CpuBackend final : public Backend {
   std::int64_t max_rows() const override { return options_.max_rows; }
   std::int32_t num_pages() const override { return options_.num_pages; }
   std::string_view name() const override { return "cpu"; }
+  std::string summary() const override {
+    return fmt::format("cpu: {} threads", workspace_.num_threads());
+  }
 
  private:
   KvLayout layout_of(const LayerCache& cache) const {

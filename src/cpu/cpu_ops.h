@@ -15,6 +15,7 @@ class Workspace {
  public:
   explicit Workspace(int num_threads);
   ThreadPool& pool() { return pool_; }
+  int num_threads() const { return pool_.num_threads(); }
   /// At least `count` floats for `worker` alone, uninitialised, 64-byte aligned.
   float* floats(int worker, std::size_t count);
   /// At least `count` floats that all workers share.

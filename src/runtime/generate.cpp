@@ -82,6 +82,7 @@ class EngineRunner final : public Runner {
 
   const exec::Engine& engine() const override { return *parts_.engine; }
   const text::Tokenizer& tokenizer() const override { return parts_.tokenizer; }
+  const Backend& backend() const override { return *parts_.backend; }
   const Profile& profile() const override { return profile_; }
   void reset_profile() override;
   const exec::KvPool& pool() const override { return scheduler_.pool(); }

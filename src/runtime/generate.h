@@ -89,6 +89,7 @@ class Runner {
 
   virtual const exec::Engine& engine() const = 0;
   virtual const text::Tokenizer& tokenizer() const = 0;
+  virtual const Backend& backend() const = 0;
   virtual const Profile& profile() const = 0;
   virtual void reset_profile() = 0;
   /// What the KV cache holds; for tests and diagnosis.

@@ -70,6 +70,7 @@ Result<std::unique_ptr<runtime::Runner>> open_runner(const RunFlags& flags,
   options.num_threads = flags.threads;
   options.stream = std::move(stream);
   auto runner = KV8_TRY(runtime::Runner::open(flags.engine_dir, options));
+  reporter.info(runner->backend().summary());
   reporter.info(runtime::kv_capacity_text(runner->profile()));
   return runner;
 }
