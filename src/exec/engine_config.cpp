@@ -61,6 +61,11 @@ Result<BuilderConfig> builder_from_json(const Json& json, const std::string& sou
                      q_dtype);
   }
   config.q_dtype = q_dtype == "fp8" ? DType::kF8E4M3 : DType::kF16;
+  const Result<std::string> architecture = backend_architecture(config.backend);
+  if (!architecture.ok()) {
+    return unsupported("{}: {}; rebuild the engine for this machine with llm_build", source,
+                       architecture.error().message);
+  }
   const Status status = check_builder_config(config);
   if (!status.ok()) return status.error().within(source);
   return config;

@@ -223,7 +223,7 @@ TEST_F(Engines, RefuseDamagedFolders) {
   refused([](Json& j) { j["builder_config"]["max_input_len"] = "x"; }, {"max_input_len"});
   refused([](Json& j) { j["builder_config"]["max_input_len"] = 500; }, {"max_kv_cache_capacity"});
   refused([](Json& j) { j["builder_config"]["q_dtype"] = "int8"; }, {"q_dtype"});
-  refused([](Json& j) { j["builder_config"]["backend"] = "cuda"; }, {"backend", "cuda"});
+  refused([](Json& j) { j["builder_config"]["backend"] = "cuda"; }, {"backend", "cuda", "rebuild"});
   refused([](Json& j) { j["builder_config"] = 3; }, {"builder_config"});
   refused([](Json& j) { j.erase("kv_cache_dtype"); }, {"kv_cache_dtype"});
   refused([](Json& j) { j["kv_cache_dtype"] = "int4"; }, {"kv_cache_dtype", "int4"});
