@@ -43,7 +43,8 @@ def main() -> None:
         rows += [{**row, "run": number} for row in result.pop("rows")]
         del result["machine"]
         runs.append(result)
-    args.out.write_text(json.dumps({"machine": machines.pop(), "runs": runs, "rows": rows}, indent=2) + "\n")
+    lines = [",\n".join("    " + json.dumps(entry) for entry in entries) for entries in (runs, rows)]
+    args.out.write_text(f'{{\n  "machine": {json.dumps(machines.pop())},\n  "runs": [\n{lines[0]}\n  ],\n  "rows": [\n{lines[1]}\n  ]\n}}\n')
     if args.table:
         print_table(rows)
 

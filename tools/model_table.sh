@@ -15,10 +15,10 @@ bench() {  # NAME OPTIONS…
   python3 "$here/merge_model_results.py" "${names[@]}" --out "$out/model.json"  # what there is, should a time limit strike
 }
 
-bench qwen3-8b --geometry qwen3-8b --promptTokens 2048,8192 --batch 1,8,32 --context 4096 --decodeTokens 16 --repeats 5
+bench qwen3-8b --geometry qwen3-8b --promptTokens 2048,8192 --batch 1,8,32 --context 4096 --decodeTokens 16 --repeats 6
 bench qwen3-8b-full --geometry qwen3-8b --batch 8 --context 32768 --fullMemory 8192,32768 --decodeTokens 8 --repeats 4
-bench llama-3.2-1b --geometry llama-3.2-1b --promptTokens 4096 --batch 1,1,8,32 --context 1024,4096,4096,4096 --decodeTokens 16 --repeats 5
-bench qwen3-8b-mixed --geometry qwen3-8b --batch 32 --context 4096 --mixedChunk 512 --decodeTokens 8 --repeats 3
+bench llama-3.2-1b --geometry llama-3.2-1b --promptTokens 4096 --batch 1,1,8,32 --context 1024,4096,4096,4096 --decodeTokens 16 --repeats 6
+bench qwen3-8b-mixed --geometry qwen3-8b --batch 32 --context 4096 --mixedChunk 512 --decodeTokens 8 --repeats 4
 for geometry in llama-3.1-8b qwen2.5-7b llama-3.2-3b qwen3-0.6b qwen2.5-0.5b smollm2-135m; do
   bench "$geometry" --geometry "$geometry" --promptTokens 4096 --batch 1,8,32 --context 4096 --decodeTokens 16 --repeats 4
 done
