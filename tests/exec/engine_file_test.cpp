@@ -71,6 +71,21 @@ TEST_F(EngineFile, HoldsThePlanAndItsWeights) {
   }
 }
 
+TEST_F(EngineFile, HoldsChosenKernels) {
+  plan_.tuned_library = "some library";
+  plan_.tuned = {{16, 64, 128, true, false, true, {1, ~std::uint64_t{0}, 0xabcd}}};
+  ASSERT_TRUE(write_engine_file(plan_, {}, file(), {}).ok());
+  const Plan read = read_engine_file(file(), "cpu").value();
+  EXPECT_EQ(read.tuned_library, plan_.tuned_library);
+  ASSERT_EQ(read.tuned.size(), 1u);
+  EXPECT_EQ(read.tuned[0].algorithm, plan_.tuned[0].algorithm);
+  EXPECT_EQ(plan_to_json(read).value(), plan_to_json(plan_).value());
+  bytes_ = test::read_bytes(file());
+  std::string text = plan_text();
+  text.replace(text.find("0000000000000001"), 16, "000000000000000x");
+  expect_error(this->read(with_plan(text)), {"tuned[0]", "hexadecimal"});
+}
+
 TEST_F(EngineFile, IsTheSameEveryTime) {
   ASSERT_TRUE(write_engine_file(plan_, {}, dir_ / "again", {}).ok());
   EXPECT_EQ(test::read_bytes(dir_ / "again"), bytes_);
