@@ -16,8 +16,9 @@ namespace {
 /// between two loops of a decode step.
 constexpr int kSpins = 20000;
 
-/// Pieces of a thread's part of parallel_streams, for others to help with.
-constexpr std::int64_t kPiecesOfStream = 4;
+/// Pieces of a thread's part of parallel_streams, for others to help with. Four made a decode step
+/// 3% slower than two.
+constexpr std::int64_t kPiecesOfStream = 2;
 
 inline void pause_briefly() {
 #if defined(__x86_64__)
@@ -167,6 +168,8 @@ void ThreadPool::parallel_streams(
       const std::int64_t piece = (end - first + kPiecesOfStream - 1) / kPiecesOfStream;
       std::atomic<std::int64_t>& next = state_->streams[static_cast<std::size_t>(stream)].next;
       for (;;) {
+        // A look first: once all pieces are taken, the counter's cache line stays with its thread.
+        if (first + next.load() * piece >= end) break;
         const std::int64_t begin = first + next++ * piece;
         if (begin >= end) break;
         body(begin * grain, std::min(count, std::min(end, begin + piece) * grain), worker);
