@@ -71,6 +71,8 @@ struct Case {
   DType dtype;
 };
 
+void PrintTo(const Case& c, std::ostream* out) { *out << c.geometry << " " << dtype_name(c.dtype); }
+
 class MaximaOf : public testing::TestWithParam<Case> {};
 
 TEST_P(MaximaOf, TheGpuAreThoseOfTheCpu) {
