@@ -79,6 +79,8 @@ def write_gguf(folder: Path, out: Path) -> None:
     merges = tokenizer["model"]["merges"]
     writer.add_token_merges([m if isinstance(m, str) else " ".join(m) for m in merges])
     for name, value in load_file(folder / "model.safetensors").items():
+        if not name.endswith((".weight", ".bias")):  # scales of the KV cache, which GGUF has no place for
+            continue
         if ".q_proj." in name:
             value = interleave_halves(value, heads)
         elif ".k_proj." in name:
