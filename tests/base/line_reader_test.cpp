@@ -1,35 +1,22 @@
 #include "base/line_reader.h"
 
 #include <gtest/gtest.h>
-#include <unistd.h>
+
+#include "support/pipe_test.h"
 
 namespace kv8 {
 namespace {
 
 using Kind = LineReader::Kind;
 
-class Lines : public testing::Test {
+class Lines : public test::PipeTest {
  protected:
-  void SetUp() override { ASSERT_EQ(::pipe(pipe_), 0); }
-  void TearDown() override {
-    end();
-    ::close(pipe_[0]);
-  }
-  void write(const std::string& text) {
-    ASSERT_EQ(::write(pipe_[1], text.data(), text.size()), static_cast<ssize_t>(text.size()));
-  }
-  void end() {
-    if (pipe_[1] >= 0) ::close(pipe_[1]);
-    pipe_[1] = -1;
-  }
   void expect_line(LineReader& reader, const std::string& text) {
     const LineReader::Line line = reader.next(0).value();
     EXPECT_EQ(line.kind, Kind::kLine);
     EXPECT_EQ(line.text, text);
   }
   static Kind kind_of_next(LineReader& reader) { return reader.next(0).value().kind; }
-
-  int pipe_[2] = {-1, -1};
 };
 
 TEST_F(Lines, ComeWholeAndInOrder) {

@@ -2,10 +2,10 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include "base/json.h"
 #include "runtime/runtime_testing.h"
+#include "support/pipe_test.h"
 
 namespace kv8::runtime {
 namespace {
@@ -14,27 +14,16 @@ using testing::HasSubstr;
 
 /// Serves what `feed` writes; it is called with the writing end before anything is read and may
 /// close it, and gets every response.
-class Serve : public testing::Test {
+class Serve : public test::PipeTest {
  protected:
   void SetUp() override {
-    ASSERT_EQ(::pipe(pipe_), 0);
+    ASSERT_NO_FATAL_FAILURE(PipeTest::SetUp());
     RunnerSetup setup;
     setup.builder.max_batch_size = 2;
     setup.options.stream = [this](std::int32_t idx, std::string_view) {
       if (on_text) on_text(idx);
     };
     runner_ = make_runner(model_.dir(), setup);
-  }
-  void TearDown() override {
-    end();
-    ::close(pipe_[0]);
-  }
-  void write(const std::string& text) {
-    ASSERT_EQ(::write(pipe_[1], text.data(), text.size()), static_cast<ssize_t>(text.size()));
-  }
-  void end() {
-    if (pipe_[1] >= 0) ::close(pipe_[1]);
-    pipe_[1] = -1;
   }
   Result<ServeResult> serve_all(const RequestOverrides& overrides = {}) {
     LineReader lines(pipe_[0], 2000);
@@ -68,7 +57,6 @@ class Serve : public testing::Test {
 
   TinyModel model_{"qwen3"};
   std::unique_ptr<Runner> runner_;
-  int pipe_[2] = {-1, -1};
   std::vector<Json> responses;
   std::vector<std::string> warnings;
   std::function<void(std::int32_t)> on_text;

@@ -86,6 +86,25 @@ Products::~Products() {
   if (handle_ != nullptr) cublasLtDestroy(handle_);
 }
 
+/// cuBLASLt's candidates, likeliest first, that make do with the workspace; returns how many.
+Result<int> Products::propose(const Prepared& prepared,
+                              std::span<cublasLtMatmulHeuristicResult_t> candidates) const {
+  Preference preference;
+  KV8_TRY(blas_ok(cublasLtMatmulPreferenceCreate(&preference.value), "preference"));
+  const std::size_t bytes = kProductWorkspaceBytes;
+  KV8_TRY(
+      blas_ok(cublasLtMatmulPreferenceSetAttribute(
+                  preference.value, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &bytes, sizeof bytes),
+              "workspace"));
+  int found = 0;
+  KV8_TRY(blas_ok(cublasLtMatmulAlgoGetHeuristic(
+                      handle_, prepared.description.value, prepared.weight.value, prepared.x.value,
+                      prepared.out.value, prepared.out.value, preference.value,
+                      static_cast<int>(candidates.size()), candidates.data(), &found),
+                  "heuristics"));
+  return found;
+}
+
 /// The tuned kernel of the next larger number of rows, if it runs this one; else the heuristics'.
 Status Products::choose(const ProductShape& shape, Prepared& prepared) const {
   const TunedProduct* best = nullptr;
@@ -105,19 +124,8 @@ Status Products::choose(const ProductShape& shape, Prepared& prepared) const {
         prepared.out.value, prepared.out.value, &prepared.algorithm, &result);
     if (code == CUBLAS_STATUS_SUCCESS && result.workspaceSize <= kProductWorkspaceBytes) return {};
   }
-  Preference preference;
-  KV8_TRY(blas_ok(cublasLtMatmulPreferenceCreate(&preference.value), "preference"));
-  const std::size_t bytes = kProductWorkspaceBytes;
-  KV8_TRY(
-      blas_ok(cublasLtMatmulPreferenceSetAttribute(
-                  preference.value, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &bytes, sizeof bytes),
-              "workspace"));
   cublasLtMatmulHeuristicResult_t result{};
-  int found = 0;
-  KV8_TRY(blas_ok(cublasLtMatmulAlgoGetHeuristic(
-                      handle_, prepared.description.value, prepared.weight.value, prepared.x.value,
-                      prepared.out.value, prepared.out.value, preference.value, 1, &result, &found),
-                  "heuristics"));
+  const int found = KV8_TRY(propose(prepared, std::span(&result, 1)));
   if (found == 0) {
     return unsupported("cuBLASLt has no kernel for a product of {} rows, {} in, {} out", shape.rows,
                        shape.in, shape.out);
@@ -216,20 +224,8 @@ Result<double> Products::time(const Prepared& prepared, const cublasLtMatmulAlgo
 Result<TunedProduct> Products::tune(const ProductArgs& args, int copies, cudaStream_t stream) {
   const ProductShape& shape = args.shape;
   Prepared* const prepared = KV8_TRY(prepare(shape));
-  Preference preference;
-  KV8_TRY(blas_ok(cublasLtMatmulPreferenceCreate(&preference.value), "preference"));
-  const std::size_t bytes = kProductWorkspaceBytes;
-  KV8_TRY(
-      blas_ok(cublasLtMatmulPreferenceSetAttribute(
-                  preference.value, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &bytes, sizeof bytes),
-              "workspace"));
   std::array<cublasLtMatmulHeuristicResult_t, kMaxCandidates> candidates{};
-  int found = 0;
-  KV8_TRY(blas_ok(
-      cublasLtMatmulAlgoGetHeuristic(handle_, prepared->description.value, prepared->weight.value,
-                                     prepared->x.value, prepared->out.value, prepared->out.value,
-                                     preference.value, kMaxCandidates, candidates.data(), &found),
-      "heuristics"));
+  const int found = KV8_TRY(propose(*prepared, candidates));
   double best = std::numeric_limits<double>::infinity();
   for (int i = 0; i < found; ++i) {
     const auto& candidate = candidates[static_cast<std::size_t>(i)];

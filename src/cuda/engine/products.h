@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <map>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -57,6 +58,8 @@ class Products {
   struct Prepared;
   Products() = default;
   Result<Prepared*> prepare(const ProductShape& shape);
+  Result<int> propose(const Prepared& prepared,
+                      std::span<cublasLtMatmulHeuristicResult_t> candidates) const;
   Status choose(const ProductShape& shape, Prepared& prepared) const;
   Status launch(const Prepared& prepared, const cublasLtMatmulAlgo_t& algorithm,
                 const ProductArgs& args, cudaStream_t stream) const;
