@@ -104,7 +104,9 @@ Result<double> check(Problem& problem) {
 Result<DecodeBenchResult> bench_decode(const DecodeBenchOptions& options) {
   DecodeBenchResult result;
   result.device = KV8_TRY(cuda_testing::device_name());
-  result.hbm_read_gb_s = KV8_TRY(cuda_testing::measure_memory()).read_gb_s;
+  const auto memory = KV8_TRY(cuda_testing::measure_memory());
+  result.hbm_read_gb_s = memory.read_gb_s;
+  result.hbm_read_clean_gb_s = memory.read_clean_gb_s;
   cuda_testing::GpuTimer timer = KV8_TRY(cuda_testing::GpuTimer::create());
   for (const DecodeShapeSpec& shape :
        options.shapes.empty() ? decode_bench_shapes() : options.shapes) {
@@ -123,17 +125,21 @@ Result<DecodeBenchResult> bench_decode(const DecodeBenchOptions& options) {
     const std::function<Status()> launch16 = [&] { return launch_decode(half.args, nullptr); };
     const std::function<Status()> launch8 = [&] { return launch_decode(fp8.args, nullptr); };
     KV8_TRY(timer.run_for(options.settle_ms, {launch16, launch8}));
-    std::vector<double> times16, times8;
-    for (int i = 0; i < options.repeats; ++i) {
-      times16.push_back(KV8_TRY(timer.time_cold(launch16)));
-      times8.push_back(KV8_TRY(timer.time_cold(launch8)));
-    }
-    row.fp16_us = spread_of(std::move(times16)).median;
-    row.fp8_us = spread_of(std::move(times8)).median;
-    // The FP16 keys are as many bytes as FP8 keys and values.
-    row.read_us = KV8_TRY(cuda_testing::time_plain_read(
-        timer, half.args.k_pool, static_cast<std::size_t>(row.kv_bytes_fp8), options.repeats));
-    row.fp8_gb_s = static_cast<double>(row.kv_bytes_fp8) / row.fp8_us * 1e-3;
+    const auto time = [&](cuda_testing::ColdCache cache) -> Result<DecodeTimes> {
+      std::vector<double> times16, times8;
+      for (int i = 0; i < options.repeats; ++i) {
+        times16.push_back(KV8_TRY(timer.time_cold(launch16, cache)));
+        times8.push_back(KV8_TRY(timer.time_cold(launch8, cache)));
+      }
+      // The FP16 keys are as many bytes as FP8 keys and values.
+      const double read_us = KV8_TRY(cuda_testing::time_plain_read(
+          timer, half.args.k_pool, static_cast<std::size_t>(row.kv_bytes_fp8), options.repeats,
+          cache));
+      return DecodeTimes{spread_of(std::move(times16)).median, spread_of(std::move(times8)).median,
+                         read_us};
+    };
+    row.dirty = KV8_TRY(time(cuda_testing::ColdCache::kDirty));
+    row.clean = KV8_TRY(time(cuda_testing::ColdCache::kClean));
     result.rows.push_back(row);
   }
   return result;
@@ -152,23 +158,29 @@ std::string name_of(const DecodeShapeSpec& s) {
                      s.batch, s.context);
 }
 
+double gb_per_s(std::int64_t bytes, double us) { return static_cast<double>(bytes) / us * 1e-3; }
+
 }  // namespace
 
 std::string decode_bench_table(const DecodeBenchResult& result) {
   std::string text = fmt::format(
-      "{}: decode attention, cold L2, medians of event pairs; HBM read {:.0f} GB/s\n"
-      "heads      batch context   fp16 us    fp8 us  speed-up fp16 GB/s of read  fp8 GB/s of read  "
-      "read us   fp16 error fp8 error\n",
-      result.device, result.hbm_read_gb_s);
+      "{}: decode attention, cold L2, medians of event pairs. Left: 256 MiB written before each "
+      "launch, which\nwrites their last lines back from L2; HBM read {:.0f} GB/s measured so. "
+      "Right: 256 MiB read, no line\nto write back; HBM read {:.0f} GB/s. read us: a plain kernel "
+      "reading as many bytes as the FP8 cache has.\n"
+      "heads      batch context |  fp16 us    fp8 us  speed-up fp8 of read   read us |   fp16 us   "
+      " fp8 us  speed-up fp8 of read   read us | fp16 error fp8 error\n",
+      result.device, result.hbm_read_gb_s, result.hbm_read_clean_gb_s);
   for (const DecodeBenchRow& r : result.rows) {
-    const double fp16_gb_s = 2.0 * static_cast<double>(r.kv_bytes_fp8) / r.fp16_us * 1e-3;
-    text += fmt::format(
-        "({},{},{:>3}) {:>4} {:>7} {:>9.2f} {:>9.2f} {:>9.2f} {:>9.0f} {:>6.1f}% {:>9.0f} "
-        "{:>6.1f}% {:>8.2f}   {:.2e}   {:.2e}\n",
-        r.shape.num_heads, r.shape.num_kv_heads, r.shape.head_dim, r.shape.batch, r.shape.context,
-        r.fp16_us, r.fp8_us, r.fp16_us / r.fp8_us, fp16_gb_s,
-        100 * fp16_gb_s / result.hbm_read_gb_s, r.fp8_gb_s, 100 * r.fp8_gb_s / result.hbm_read_gb_s,
-        r.read_us, r.fp16_error, r.fp8_error);
+    const auto cells = [&r](const DecodeTimes& t, double read_gb_s) {
+      return fmt::format("{:>9.2f} {:>9.2f} {:>9.2f} {:>10.1f}% {:>9.2f}", t.fp16_us, t.fp8_us,
+                         t.fp16_us / t.fp8_us, 100 * gb_per_s(r.kv_bytes_fp8, t.fp8_us) / read_gb_s,
+                         t.read_us);
+    };
+    text += fmt::format("({},{},{:>3}) {:>4} {:>7} |{} | {} |   {:.2e}  {:.2e}\n",
+                        r.shape.num_heads, r.shape.num_kv_heads, r.shape.head_dim, r.shape.batch,
+                        r.shape.context, cells(r.dirty, result.hbm_read_gb_s),
+                        cells(r.clean, result.hbm_read_clean_gb_s), r.fp16_error, r.fp8_error);
   }
   for (const DecodeShapeSpec& shape : result.left_out) {
     text += fmt::format("{}: left out, does not fit in the device's memory\n", name_of(shape));
@@ -179,17 +191,19 @@ std::string decode_bench_table(const DecodeBenchResult& result) {
 std::string decode_bench_json(const DecodeBenchResult& result, const std::string& command) {
   std::string text = fmt::format(
       "{{\n  \"device\": \"{}\",\n  \"command\": \"{}\",\n  \"hbm_read_gb_s\": {:.1f},\n  "
-      "\"rows\": [",
-      result.device, command, result.hbm_read_gb_s);
+      "\"hbm_read_clean_gb_s\": {:.1f},\n  \"rows\": [",
+      result.device, command, result.hbm_read_gb_s, result.hbm_read_clean_gb_s);
   const char* comma = "\n";
   for (const DecodeBenchRow& r : result.rows) {
     text += fmt::format(
         "{}    {{\"num_heads\": {}, \"num_kv_heads\": {}, \"head_dim\": {}, \"batch\": {}, "
-        "\"context\": {}, "
-        "\"kv_bytes_fp8\": {}, \"fp16_us\": {:.2f}, \"fp8_us\": {:.2f}, \"fp8_gb_s\": {:.1f}, "
-        "\"plain_read_us\": {:.2f}}}",
+        "\"context\": {}, \"kv_bytes_fp8\": {}, "
+        "\"fp16_us\": {:.2f}, \"fp8_us\": {:.2f}, \"fp8_gb_s\": {:.1f}, \"plain_read_us\": {:.2f}, "
+        "\"fp16_clean_us\": {:.2f}, \"fp8_clean_us\": {:.2f}, \"plain_read_clean_us\": {:.2f}}}",
         comma, r.shape.num_heads, r.shape.num_kv_heads, r.shape.head_dim, r.shape.batch,
-        r.shape.context, r.kv_bytes_fp8, r.fp16_us, r.fp8_us, r.fp8_gb_s, r.read_us);
+        r.shape.context, r.kv_bytes_fp8, r.dirty.fp16_us, r.dirty.fp8_us,
+        gb_per_s(r.kv_bytes_fp8, r.dirty.fp8_us), r.dirty.read_us, r.clean.fp16_us, r.clean.fp8_us,
+        r.clean.read_us);
     comma = ",\n";
   }
   return text + "\n  ]\n}\n";
@@ -198,7 +212,7 @@ std::string decode_bench_json(const DecodeBenchResult& result, const std::string
 std::string decode_bench_svg(const DecodeBenchResult& result) {
   std::vector<RatioBar> bars;
   for (const DecodeBenchRow& r : result.rows) {
-    bars.push_back({name_of(r.shape), r.fp16_us / r.fp8_us});
+    bars.push_back({name_of(r.shape), r.dirty.fp16_us / r.dirty.fp8_us});
   }
   return ratio_chart_svg(
       fmt::format("Decode attention on {}: time with an FP16 cache / with FP8", result.device),

@@ -20,16 +20,21 @@ struct DecodeBenchOptions {
   int repeats = 30;                     ///< launches whose median counts, L2 emptied before each
   double settle_ms = 500.0;  ///< FP16 and FP8 in turn before timing, so that clocks settle
 };
+struct DecodeTimes {
+  double fp16_us = 0, fp8_us = 0;
+  double read_us = 0;  ///< a plain kernel reading as many bytes as the FP8 cache has
+};
+/// `dirty`: L2 is full of lines that the launch has to write back, as other libraries' published
+/// times have it. `clean`: it is not, as where a kernel that read weights came before.
 struct DecodeBenchRow {
   DecodeShapeSpec shape;
   std::int64_t kv_bytes_fp8 = 0;
-  double fp16_us = 0, fp8_us = 0, fp8_gb_s = 0;
-  double read_us = 0;  ///< a plain kernel reading as many bytes as the FP8 cache has
+  DecodeTimes dirty, clean;
   double fp16_error = 0, fp8_error = 0;  ///< against double precision on the dequantized inputs
 };
 struct DecodeBenchResult {
   std::string device;
-  double hbm_read_gb_s = 0;
+  double hbm_read_gb_s = 0, hbm_read_clean_gb_s = 0;  ///< 4 GiB, plain kernel
   std::vector<DecodeBenchRow> rows;
   std::vector<DecodeShapeSpec> left_out;  ///< do not fit in the device's memory
 };

@@ -34,15 +34,22 @@ TEST(KernelBench, ParsesShapesAndRefusesTheRest) {
 }
 
 TEST(KernelBench, ReportsCarryTheCommandAndEveryField) {
-  DecodeBenchResult decode{"GPU", 3000.0, {{{32, 8, 128, 1, 4096}, 8388608, 20, 10, 800, 5}}, {}};
+  DecodeBenchResult decode{
+      "GPU", 3000.0, 3060.0, {{{32, 8, 128, 1, 4096}, 8388608, {20, 10, 5}, {18, 8, 4}}}, {}};
   decode.left_out.push_back({32, 8, 128, 64, 131072});
   const auto json = parse_json(decode_bench_json(decode, "kv8 bench decode"), "decode.json");
   ASSERT_TRUE(json.ok()) << json.error().message;
   EXPECT_EQ((*json)["command"], "kv8 bench decode");
   for (const char* name : {"num_heads", "num_kv_heads", "head_dim", "batch", "context",
-                           "kv_bytes_fp8", "fp16_us", "fp8_us", "fp8_gb_s", "plain_read_us"}) {
+                           "kv_bytes_fp8", "fp16_us", "fp8_us", "fp8_gb_s", "plain_read_us",
+                           "fp16_clean_us", "fp8_clean_us", "plain_read_clean_us"}) {
     EXPECT_TRUE((*json)["rows"][0].contains(name)) << name;
   }
+  EXPECT_EQ((*json)["hbm_read_gb_s"], 3000.0);
+  EXPECT_EQ((*json)["hbm_read_clean_gb_s"], 3060.0);
+  EXPECT_EQ((*json)["rows"][0]["fp8_us"], 10.0);
+  EXPECT_EQ((*json)["rows"][0]["fp8_clean_us"], 8.0);
+  EXPECT_NEAR((*json)["rows"][0]["fp8_gb_s"].get<double>(), 838.9, 0.05);
   EXPECT_NE(decode_bench_table(decode).find("context 131072: left out"), std::string::npos);
   EXPECT_NE(decode_bench_svg(decode).find("2.00x"), std::string::npos);
   const WriteBenchResult write{"GPU", 2800.0, {{{32, 8, 128, 1}, 6, 5, 10, 9}}};

@@ -6,6 +6,7 @@
 #include <chrono>
 
 #include "cuda/testing/ceiling_kernels.h"
+#include "cuda/testing/memory_kernels.h"
 
 namespace kv8::cuda_testing {
 namespace {
@@ -40,13 +41,15 @@ bool has_hopper() {
 }
 
 struct GpuTimer::Impl {
-  void* flush = nullptr;
+  void* to_write = nullptr;  // kFlushBytes each
+  void* to_read = nullptr;
   std::uint64_t* clock = nullptr;
   cudaEvent_t begin = nullptr, end = nullptr;
   int round = 0;
 
   ~Impl() {
-    cudaFree(flush);
+    cudaFree(to_write);
+    cudaFree(to_read);
     cudaFree(clock);
     if (begin != nullptr) cudaEventDestroy(begin);
     if (end != nullptr) cudaEventDestroy(end);
@@ -60,7 +63,9 @@ GpuTimer::~GpuTimer() = default;
 Result<GpuTimer> GpuTimer::create() {
   GpuTimer timer;
   Impl& t = *timer.impl_;
-  KV8_TRY(cuda_ok(cudaMalloc(&t.flush, kFlushBytes), "allocation"));
+  KV8_TRY(cuda_ok(cudaMalloc(&t.to_write, kFlushBytes), "allocation"));
+  KV8_TRY(cuda_ok(cudaMalloc(&t.to_read, kFlushBytes), "allocation"));
+  KV8_TRY(cuda_ok(cudaMemset(t.to_read, 0, kFlushBytes), "allocation"));
   KV8_TRY(cuda_ok(cudaMalloc(reinterpret_cast<void**>(&t.clock), 2 * sizeof(std::uint64_t)),
                   "allocation"));
   KV8_TRY(cuda_ok(cudaEventCreate(&t.begin), "event"));
@@ -68,9 +73,13 @@ Result<GpuTimer> GpuTimer::create() {
   return timer;
 }
 
-Result<double> GpuTimer::time_cold(const std::function<Status()>& launch) {
+Result<double> GpuTimer::time_cold(const std::function<Status()>& launch, ColdCache cache) {
   Impl& t = *impl_;
-  KV8_TRY(cuda_ok(cudaMemsetAsync(t.flush, ++t.round & 255, kFlushBytes), "flush"));
+  KV8_TRY(cuda_ok(cudaMemsetAsync(t.to_write, ++t.round & 255, kFlushBytes), "flush"));
+  if (cache == ColdCache::kClean) {
+    launch_read_and_keep(t.to_read, kFlushBytes, t.clock);
+    KV8_TRY(cuda_ok(cudaGetLastError(), "flush"));
+  }
   KV8_TRY(cuda_ok(cudaEventRecord(t.begin), "event"));
   KV8_TRY(launch());
   KV8_TRY(cuda_ok(cudaEventRecord(t.end), "event"));

@@ -16,15 +16,22 @@ Result<std::string> device_name();
 /// Whether a GPU that runs the Hopper kernels is there.
 bool has_hopper();
 
+/// What a cold L2 cache is full of when a timed launch begins. Dirty lines have to be written to
+/// memory while the launch runs: up to 50 MB on an H100, 14 us of it, that are not its own.
+enum class ColdCache {
+  kDirty,  ///< 256 MiB were written: the usual way, other libraries' published one too
+  kClean,  ///< and then 256 MiB read: as after a kernel that read weights
+};
+
 class GpuTimer {
  public:
   static Result<GpuTimer> create();
   GpuTimer(GpuTimer&&) noexcept;
   ~GpuTimer();
 
-  /// Time of one launch in microseconds, after 256 MiB were written so that L2 holds nothing
-  /// useful.
-  Result<double> time_cold(const std::function<Status()>& launch);
+  /// Time of one launch in microseconds, when L2 holds nothing useful.
+  Result<double> time_cold(const std::function<Status()>& launch,
+                           ColdCache cache = ColdCache::kDirty);
   /// Runs `launches` in turn, without events, for about `milliseconds`.
   Status run_for(double milliseconds, const std::vector<std::function<Status()>>& launches);
   /// SM clock right now, in MHz, from a short kernel that counts cycles against the wall clock.

@@ -7,13 +7,15 @@ constexpr int kThreads = 512;
 constexpr int kUnroll = 8;
 
 /// Each block walks over its own consecutive stretches.
+template <bool kStreaming>
 __global__ void read_kernel(const uint4* data, std::size_t count, uint4* sink) {
   uint4 sum = make_uint4(0, 0, 0, 0);
   for (std::size_t base = std::size_t{blockIdx.x} * kThreads * kUnroll; base < count;
        base += std::size_t{gridDim.x} * kThreads * kUnroll) {
 #pragma unroll
     for (int i = 0; i < kUnroll; ++i) {
-      const uint4 x = __ldcs(data + base + i * kThreads + threadIdx.x);
+      const uint4* from = data + base + i * kThreads + threadIdx.x;
+      const uint4 x = kStreaming ? __ldcs(from) : __ldcg(from);
       sum.x ^= x.x, sum.y ^= x.y, sum.z ^= x.z, sum.w ^= x.w;
     }
   }
@@ -36,8 +38,13 @@ constexpr int kBlocks = 132 * 4 * 4;
 }  // namespace
 
 void launch_read(const void* data, std::size_t bytes, void* sink) {
-  read_kernel<<<kBlocks, kThreads>>>(static_cast<const uint4*>(data), bytes / 16,
-                                     static_cast<uint4*>(sink));
+  read_kernel<true><<<kBlocks, kThreads>>>(static_cast<const uint4*>(data), bytes / 16,
+                                           static_cast<uint4*>(sink));
+}
+
+void launch_read_and_keep(const void* data, std::size_t bytes, void* sink) {
+  read_kernel<false><<<kBlocks, kThreads>>>(static_cast<const uint4*>(data), bytes / 16,
+                                            static_cast<uint4*>(sink));
 }
 
 void launch_copy(const void* from, void* to, std::size_t bytes) {
