@@ -56,7 +56,7 @@ TEST(Attention, FamiliesCanBeForcedWhereTheyRun) {
 TEST(Attention, PortablePrefillMultipliesAsTheGpuDoes) {
   using portable::Products;
   const auto products = [](KvType type, int major, int minor) {
-    return portable::select_kernel(type, 128, major, minor).value()->products;
+    return portable::select_kernel(type, type, 128, major, minor).value()->products;
   };
   for (auto [major, minor] : {std::pair{8, 9}, {12, 0}, {12, 1}}) {
     EXPECT_EQ(products(KvType::kE4m3, major, minor), Products::kE4m3);
@@ -65,8 +65,12 @@ TEST(Attention, PortablePrefillMultipliesAsTheGpuDoes) {
     EXPECT_EQ(products(KvType::kE4m3, major, minor), Products::kWidened);
   }
   EXPECT_EQ(products(KvType::kF16, 8, 9), Products::kF16);
-  EXPECT_EQ(portable::select_kernel(KvType::kE4m3, 64, 9, 0).value()->head_dim, 64);
-  const auto odd = portable::select_kernel(KvType::kE4m3, 96, 9, 0);
+  for (auto [major, minor] : {std::pair{8, 9}, {9, 0}, {12, 0}}) {
+    const auto mixed = portable::select_kernel(KvType::kE4m3, KvType::kF16, 64, major, minor);
+    EXPECT_EQ(mixed.value()->products, Products::kWidened) << "no E4M3 products with FP16 queries";
+    EXPECT_EQ(mixed.value()->head_dim, 64);
+  }
+  const auto odd = portable::select_kernel(KvType::kE4m3, KvType::kE4m3, 96, 9, 0);
   ASSERT_FALSE(odd.ok());
   EXPECT_NE(odd.error().message.find("head_dim 96"), std::string::npos);
 }

@@ -27,7 +27,6 @@ TEST(BatchImage, PutsSequencesOfOneTokenFirst) {
   EXPECT_EQ(shape.rows, 7);
   EXPECT_EQ(shape.decode_sequences, 2);
   EXPECT_EQ(shape.prefill_sequences, 2);
-  EXPECT_EQ(shape.q_lens, (Ints{3, 2}));
   EXPECT_EQ(shape.max_q_len, 3);
   EXPECT_EQ(shape.max_kv_len, 66);
   EXPECT_FALSE(is_plain_decode(shape));

@@ -46,7 +46,8 @@ struct DecodeProblem {
     a.head_dim = from.head_dim;
     a.max_pages = from.max_pages;
     a.softmax_scale = from.softmax_scale;
-    a.kv_type = a.q_type = from.kv_type;
+    a.kv_type = from.kv_type;
+    a.q_type = from.q_type;
     a.out_type = from.out_type;
     const std::size_t bytes = decode_workspace_bytes(a).value();
     DeviceArray<std::uint8_t> workspace(std::vector<std::uint8_t>(bytes, 0));
@@ -184,6 +185,19 @@ TEST_P(DecodeTest, TreeTokensSeeTheirAncestors) {
         problem.run();
         problem.check("tree of " + std::to_string(q_len) + " group " + std::to_string(group));
       }
+    }
+  }
+}
+
+TEST_P(DecodeTest, TakesHalfQueriesOverAnFp8Cache) {
+  for (int head_dim : {64, 128}) {
+    for (int pattern = 0; pattern < cuda_testing::kNumPatterns; ++pattern) {
+      PrefillProblemSpec spec = spec_of({700, 65, 1}, 8, 2, head_dim, KvType::kE4m3);
+      spec.pattern = static_cast<Pattern>(pattern);
+      spec.f16_queries = true;
+      auto problem = DecodeProblem::create(spec);
+      problem.run();
+      problem.check(to_string(spec.pattern) + " d " + std::to_string(head_dim));
     }
   }
 }

@@ -36,6 +36,7 @@ struct TestedKernel {
   int head_dim;
   ScoreType score_type;
   bool e4m3_probabilities;
+  bool f16_queries;
   std::function<Result<Launch>(const PrefillArgs&)> prepare;
 };
 
@@ -53,7 +54,8 @@ const std::vector<TestedKernel>& tested_kernels() {
       for (const bool packed : {false, true}) {  // one query head a tile, or all of a KV head
         all.push_back({std::string("sm90_") + k.name + (packed ? "_packed" : ""),
                        KernelFamily::kSm90, shape.kv_type, shape.head_dim, shape.score_type,
-                       shape.kv_type == KvType::kE4m3, [&k, packed](const PrefillArgs& args) {
+                       shape.kv_type == KvType::kE4m3, false,
+                       [&k, packed](const PrefillArgs& args) {
                          const int heads =
                              packed ? sm90::packable_heads(args.num_heads / args.num_kv_heads) : 1;
                          return launch_of(sm90::prepare_prefill(args, k.entry(), heads));
@@ -62,11 +64,15 @@ const std::vector<TestedKernel>& tested_kernels() {
     }
     for (const portable::PrefillKernel& k : portable::prefill_kernels()) {
       const KvType type = k.products == portable::Products::kF16 ? KvType::kF16 : KvType::kE4m3;
-      all.push_back({std::string("portable_") + k.name, KernelFamily::kPortable, type, k.head_dim,
-                     ScoreType::kF32, k.products == portable::Products::kE4m3,
-                     [&k](const PrefillArgs& args) {
-                       return launch_of(portable::prepare_prefill(args, k));
-                     }});
+      for (const bool f16_queries : {false, true}) {
+        if (f16_queries && k.products != portable::Products::kWidened) continue;
+        all.push_back({std::string("portable_") + k.name + (f16_queries ? "_f16_queries" : ""),
+                       KernelFamily::kPortable, type, k.head_dim, ScoreType::kF32,
+                       k.products == portable::Products::kE4m3, f16_queries,
+                       [&k](const PrefillArgs& args) {
+                         return launch_of(portable::prepare_prefill(args, k));
+                       }});
+      }
     }
     return all;
   }();
@@ -91,6 +97,7 @@ class PrefillKernel : public testing::TestWithParam<int> {
     spec.num_kv_heads = 2;
     spec.head_dim = kernel().head_dim;
     spec.kv_type = kernel().kv_type;
+    spec.f16_queries = kernel().f16_queries;
     spec.qk_code_amax = kernel().score_type == ScoreType::kF16 ? 14.0f : 448.0f;
     return spec;
   }
@@ -194,12 +201,14 @@ using Prefill = cuda_testing::FamilyTest;
 KV8_ALL_FAMILIES(Prefill);
 
 TEST_P(Prefill, SelectsAndRuns) {
-  for (KvType type : {KvType::kE4m3, KvType::kF16}) {
+  for (auto [type, f16_queries] :
+       {std::pair{KvType::kE4m3, false}, {KvType::kE4m3, true}, {KvType::kF16, false}}) {
     PrefillProblemSpec spec;
     spec.q_lens = {512};
     spec.kv_lens = {512};
     spec.num_heads = 8;
     spec.kv_type = type;
+    spec.f16_queries = f16_queries;
     auto problem = PrefillProblem::create(spec);
     ASSERT_TRUE(problem.ok()) << problem.error().message;
     const auto prepared = prepare_prefill(problem->args(ScoreType::kF32));
@@ -220,6 +229,14 @@ TEST(PrefillArguments, BadArgumentsAreErrors) {
   const auto result = prepare_prefill(args);
   ASSERT_FALSE(result.ok());
   EXPECT_NE(result.error().message.find("6 query heads"), std::string::npos);
+  args.num_heads = 8;
+  const auto no_scales = prepare_prefill(args);
+  ASSERT_FALSE(no_scales.ok());
+  EXPECT_NE(no_scales.error().message.find("scales go with FP8"), std::string::npos);
+  args.kv_type = KvType::kF16;
+  const auto narrow = prepare_prefill(args);
+  ASSERT_FALSE(narrow.ok());
+  EXPECT_NE(narrow.error().message.find("FP8 queries over an FP16 cache"), std::string::npos);
 }
 
 }  // namespace

@@ -75,7 +75,8 @@ std::string PreparedPrefill::description() const {
 
 Result<PreparedPrefill> prepare_prefill(const PrefillArgs& args) {
   KV8_TRY(prefill::check(args));
-  if (KV8_TRY(current_family()) == KernelFamily::kPortable) {
+  const bool mixed = args.q_type != args.kv_type;  // Hopper's products take operands of one width
+  if (KV8_TRY(current_family()) == KernelFamily::kPortable || mixed) {
     const auto prepared = KV8_TRY(portable::prepare_prefill(args));
     return PreparedPrefill(prepared);
   }

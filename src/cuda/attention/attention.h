@@ -51,7 +51,8 @@ class PreparedPrefill {
   Prepared prepared_;
 };
 
-/// Validates `args` and prepares a kernel for the current device.
+/// Validates `args` and prepares a kernel for the current device. FP16 queries over an FP8 cache
+/// are served by the portable family everywhere.
 Result<PreparedPrefill> prepare_prefill(const PrefillArgs& args);
 
 /// Bytes that `DecodeArgs::workspace` needs on the current device, whatever the lengths are.

@@ -19,7 +19,7 @@ enum class ScoreType { kF32, kF16 };
 /// sequence with `q_len` new and `kv_len` cached tokens (the new ones included) sees keys 0 .. i +
 /// kv_len - q_len. Rows that see no key give zeros. All pointers are device pointers.
 struct PrefillArgs {
-  const void* q = nullptr;       ///< [total_q_tokens][num_heads][head_dim], packed, type `kv_type`
+  const void* q = nullptr;       ///< [total_q_tokens][num_heads][head_dim], packed, type `q_type`
   const void* k_pool = nullptr;  ///< pages as ops/kv_layout.h describes them
   const void* v_pool = nullptr;
   void* out = nullptr;  ///< [total_q_tokens][num_heads][head_dim], type `out_type`
@@ -28,8 +28,8 @@ struct PrefillArgs {
   const std::int32_t* cu_seqlens_q = nullptr;  ///< [batch + 1], token offsets into q, from 0
   const std::int32_t* kv_lens = nullptr;       ///< [batch]
 
-  /// real = stored * scale, FP32. One value, or one a KV head where `scale_per_head`.
-  /// All three null for FP16.
+  /// real = stored * scale, FP32. One value, or one a KV head where `scale_per_head`. K's and V's
+  /// are needed with FP8 KV, Q's with FP8 Q; the others must be null.
   const float* q_scale = nullptr;
   const float* k_scale = nullptr;
   const float* v_scale = nullptr;
@@ -52,6 +52,7 @@ struct PrefillArgs {
   float softmax_scale = 0.0f;  ///< 1 / sqrt(head_dim) as a rule
 
   KvType kv_type = KvType::kE4m3;
+  KvType q_type = KvType::kE4m3;  ///< E4M3 with an E4M3 cache only
   OutType out_type = OutType::kF16;
   ScoreType score_type = ScoreType::kF32;
 };

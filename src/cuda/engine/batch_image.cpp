@@ -53,7 +53,6 @@ BatchImage make_batch_image(const Batch& batch, RowOrder order) {
       continue;
     }
     ++shape.prefill_sequences;
-    shape.q_lens.push_back(slice.num_tokens);
     shape.max_q_len = std::max(shape.max_q_len, slice.num_tokens);
     shape.max_kv_len = std::max(shape.max_kv_len, slice.past_tokens + slice.num_tokens);
   }

@@ -23,8 +23,7 @@ struct StepShape {
   int max_q_len = 1;   ///< longest of the prefill sequences
   int max_kv_len = 1;  ///< likewise
   int logits_rows = 0;
-  bool all_rows = false;             ///< logits of every row, in order
-  std::vector<std::int32_t> q_lens;  ///< of the prefill sequences
+  bool all_rows = false;  ///< logits of every row, in order
 
   int sequences() const { return decode_sequences + prefill_sequences; }
 };

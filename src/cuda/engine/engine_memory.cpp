@@ -52,7 +52,6 @@ int rope_positions(const Plan& plan, const BackendOptions& options) {
   return static_cast<int>(positions);
 }
 
-/// The larger of all sequences decoding and one long prefill whose queries are not FP8.
 Result<std::size_t> decode_bytes(const Plan& plan, const BackendOptions& options) {
   DecodeArgs args;
   args.num_heads = plan.num_heads;
@@ -61,15 +60,7 @@ Result<std::size_t> decode_bytes(const Plan& plan, const BackendOptions& options
   args.max_pages = table_width(options);
   args.softmax_scale = plan.softmax_scale;
   args.batch = static_cast<int>(options.max_sequences);
-  const std::size_t decode = KV8_TRY(decode_workspace_bytes(args));
-  const bool mixed = std::ranges::any_of(plan.caches, [](const LayerCache& cache) {
-    return cache.dtype == DType::kF8E4M3 && !fp8_queries(cache);
-  });
-  if (!mixed) return decode;
-  args.batch = 1;
-  args.q_len = static_cast<int>(options.max_rows);
-  const std::size_t prefill = KV8_TRY(decode_workspace_bytes(args));
-  return std::max(decode, prefill);
+  return decode_workspace_bytes(args);
 }
 
 class LayoutMaker {

@@ -162,41 +162,27 @@ Status StepRunner::step(Run& run, const RopeKvWriteStep& step) {
 Status StepRunner::step(Run& run, const AttentionStep& step) {
   const StepShape& shape = run.shape;
   if (shape.decode_sequences > 0) {
-    KV8_TRY(decode(run, step, 0, shape.decode_sequences, 1, 0));
+    KV8_TRY(decode(run, step));
   }
   if (shape.prefill_sequences == 0) return {};
-  const LayerCache& layer = cache(step.layer);
-  if (layer.dtype == DType::kF16 || fp8_queries(layer)) return prefill(run, step);
-  // No prefill kernel takes FP16 queries over an FP8 cache: the decode kernel does, a sequence at
-  // a time.
-  int sequence = shape.decode_sequences, row = shape.decode_sequences;
-  for (const std::int32_t q_len : shape.q_lens) {
-    KV8_TRY(decode(run, step, sequence++, 1, q_len, row));
-    row += q_len;
-  }
-  return {};
+  return prefill(run, step);
 }
 
-/// Sequences `first` to `first + count` with `q_len` rows each, from `first_row` on.
-Status StepRunner::decode(const Run& run, const AttentionStep& step, int first, int count,
-                          int q_len, int first_row) {
+Status StepRunner::decode(const Run& run, const AttentionStep& step) {
   const LayerCache& layer = cache(step.layer);
-  const std::size_t row_values = static_cast<std::size_t>(first_row) *
-                                 static_cast<std::size_t>(plan_->num_heads * plan_->head_dim);
   DecodeArgs args;
-  args.q = static_cast<const std::byte*>(data(step.q)) + row_values * (fp8_queries(layer) ? 1 : 2);
+  args.q = data(step.q);
   args.k_pool = memory_->k_pages(step.layer);
   args.v_pool = memory_->v_pages(step.layer);
-  args.out = static_cast<std::byte*>(data(step.out)) + row_values * 2;
-  args.page_table = memory_->page_table() + first * memory_->page_table_width();
-  args.kv_lens = memory_->control() + run.at.kv_lens + first;
+  args.out = data(step.out);
+  args.page_table = memory_->page_table();
+  args.kv_lens = memory_->control() + run.at.kv_lens;
   args.q_scale = memory_->q_scale(step.layer);
   args.k_scale = memory_->k_scale(step.layer);
   args.v_scale = memory_->v_scale(step.layer);
   args.scale_per_head = layer.k_scale.size() > 1;
   args.workspace = memory_->decode_workspace();
-  args.batch = count;
-  args.q_len = q_len;
+  args.batch = run.shape.decode_sequences;
   args.num_heads = plan_->num_heads;
   args.num_kv_heads = plan_->num_kv_heads;
   args.head_dim = plan_->head_dim;
@@ -212,12 +198,11 @@ Status StepRunner::decode(const Run& run, const AttentionStep& step, int first, 
 Status StepRunner::prefill(const Run& run, const AttentionStep& step) {
   const StepShape& shape = run.shape;
   const LayerCache& layer = cache(step.layer);
-  const bool fp8 = layer.dtype == DType::kF8E4M3;
   const int decoded = shape.decode_sequences;
   const std::size_t row_values = static_cast<std::size_t>(decoded) *
                                  static_cast<std::size_t>(plan_->num_heads * plan_->head_dim);
   PrefillArgs args;
-  args.q = static_cast<const std::byte*>(data(step.q)) + row_values * (fp8 ? 1 : 2);
+  args.q = static_cast<const std::byte*>(data(step.q)) + row_values * (fp8_queries(layer) ? 1 : 2);
   args.k_pool = memory_->k_pages(step.layer);
   args.v_pool = memory_->v_pages(step.layer);
   args.out = static_cast<std::byte*>(data(step.out)) + row_values * 2;
@@ -239,7 +224,8 @@ Status StepRunner::prefill(const Run& run, const AttentionStep& step) {
   args.num_pages = memory_->num_pages();
   args.max_pages = memory_->page_table_width();
   args.softmax_scale = plan_->softmax_scale;
-  args.kv_type = fp8 ? KvType::kE4m3 : KvType::kF16;
+  args.kv_type = layer.dtype == DType::kF8E4M3 ? KvType::kE4m3 : KvType::kF16;
+  args.q_type = fp8_queries(layer) ? KvType::kE4m3 : KvType::kF16;
   args.out_type = program_->bf16 ? OutType::kBf16 : OutType::kF16;
   // A plan has scales, and no bound on codes below E4M3's 448, which proves nothing about FP16
   // scores (score_type_for): FP32 ones it is.

@@ -49,8 +49,7 @@ class StepRunner {
   Status step(Run& run, const SelectRowsStep& step);
   Status gemv(Run& run, const LinearStep& step);
   Status product(Run& run, const LinearStep& step);
-  Status decode(const Run& run, const AttentionStep& step, int first, int count, int q_len,
-                int first_row);
+  Status decode(const Run& run, const AttentionStep& step);
   Status prefill(const Run& run, const AttentionStep& step);
 
   void* data(Slot slot) { return slots_[static_cast<std::size_t>(slot)]; }

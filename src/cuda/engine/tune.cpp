@@ -2,6 +2,7 @@
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
+#include <bit>
 #include <set>
 
 #include "cuda/dense/gemv/params.h"
@@ -19,6 +20,16 @@ constexpr std::size_t kColdBytes = std::size_t{256} << 20;
 /// Rows whose logits are wanted are few.
 constexpr std::int64_t kMaxLogitsRows = 256;
 
+/// The next larger number of rows that kernels are chosen for: doubled up to 128, then every 64 up
+/// to 1,024 and four an octave beyond. A kernel's tile of rows suits some numbers and not others:
+/// 544 rows, 32 sequences beside 512 tokens of a prompt, are 768 in the tiles of 256 that are best
+/// for 1,024.
+std::int64_t next_rows(std::int64_t rows) {
+  if (rows < 128) return 2 * rows;
+  if (rows < 1024) return rows + 64;
+  return rows + static_cast<std::int64_t>(std::bit_floor(static_cast<std::uint64_t>(rows))) / 4;
+}
+
 std::set<ProductShape> shapes_of(const Plan& plan, const Program& program, std::int64_t max_rows) {
   std::set<ProductShape> shapes;
   for (std::size_t i = 0; i < plan.steps.size(); ++i) {
@@ -27,7 +38,9 @@ std::set<ProductShape> shapes_of(const Plan& plan, const Program& program, std::
     const Shape& weight = plan.weights[static_cast<std::size_t>(linear->weight)].shape;
     const bool logits = linear->out == plan.logits_slot;
     const std::int64_t most = logits ? std::min(max_rows, kMaxLogitsRows) : max_rows;
-    for (std::int64_t rows = 2 * kGemvMaxRows; rows < 2 * most; rows *= 2) {
+    std::int64_t rows = kGemvMaxRows;
+    while (rows < most) {
+      rows = next_rows(rows);
       shapes.insert({static_cast<int>(rows), static_cast<int>(weight[1]),
                      static_cast<int>(weight[0]), program.steps[i].out == ValueType::kF32,
                      linear->bias != kNone, linear->residual != kNone});

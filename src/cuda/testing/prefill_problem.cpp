@@ -89,6 +89,7 @@ struct PrefillProblem::Impl {
   DeviceBuffer q, k, v, out, page_table, cu_q_device, kv_lens, scales, offsets, scheduler,
       tree_mask;
 
+  KvType q_type() const { return spec.f16_queries ? KvType::kF16 : spec.kv_type; }
   const float* scale(int which) const {
     return scales.as<float>() + which * (spec.scale_per_head ? spec.num_kv_heads : 1);
   }
@@ -96,6 +97,7 @@ struct PrefillProblem::Impl {
     View w{};
     w.pattern = spec.pattern;
     w.kv_type = spec.kv_type == KvType::kE4m3 ? 0 : 1;
+    w.q_type = q_type() == KvType::kE4m3 ? 0 : 1;
     w.batch = static_cast<int>(spec.q_lens.size());
     w.num_heads = spec.num_heads;
     w.num_kv_heads = spec.num_kv_heads;
@@ -155,7 +157,7 @@ Result<PrefillProblem> PrefillProblem::create(const PrefillProblemSpec& spec) {
   const std::size_t pool =
       std::size_t(p.num_pages) * kPageTokens * spec.num_kv_heads * spec.head_dim * elem;
   p.out_elements = std::int64_t{p.total_q} * spec.num_heads * spec.head_dim;
-  p.q = KV8_TRY(DeviceBuffer::allocate(p.out_elements * elem));
+  p.q = KV8_TRY(DeviceBuffer::allocate(p.out_elements * (p.q_type() == KvType::kE4m3 ? 1 : 2)));
   p.k = KV8_TRY(DeviceBuffer::allocate(pool));
   p.v = KV8_TRY(DeviceBuffer::allocate(pool));
   p.out = KV8_TRY(DeviceBuffer::allocate(p.out_elements * 2));
@@ -200,8 +202,8 @@ PrefillArgs PrefillProblem::args(ScoreType score_type) const {
   a.page_table = p.page_table.as<std::int32_t>();
   a.cu_seqlens_q = p.cu_q_device.as<std::int32_t>();
   a.kv_lens = p.kv_lens.as<std::int32_t>();
+  if (p.q_type() == KvType::kE4m3) a.q_scale = p.scale(0);
   if (spec.kv_type == KvType::kE4m3) {
-    a.q_scale = p.scale(0);
     a.k_scale = p.scale(1);
     a.v_scale = p.scale(2);
   }
@@ -219,6 +221,7 @@ PrefillArgs PrefillProblem::args(ScoreType score_type) const {
   a.max_pages = p.max_pages;
   a.softmax_scale = p.view().softmax_scale;
   a.kv_type = spec.kv_type;
+  a.q_type = p.q_type();
   a.out_type = spec.out_type;
   a.score_type = score_type;
   return a;

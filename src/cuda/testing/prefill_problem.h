@@ -23,6 +23,7 @@ struct PrefillProblemSpec {
   int num_kv_heads = 1;
   int head_dim = 128;
   KvType kv_type = KvType::kE4m3;
+  bool f16_queries = false;  ///< over an FP8 cache
   OutType out_type = OutType::kF16;
   Pattern pattern = Pattern::kNormal;
   /// Code that the largest expected |q| and |k| are stored as: 448 uses E4M3's whole range, 14

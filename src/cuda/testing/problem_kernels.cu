@@ -151,7 +151,7 @@ __global__ void fill_queries(View w) {
     const int row = static_cast<int>(i / w.head_dim / w.num_heads);
     const int kv_head = head / (w.num_heads / w.num_kv_heads);
     const float x = query_value(w, b, row + w.kv_lens[b] - q_len, head, kv_head, dim);
-    store_element(w.q, w.kv_type, std::int64_t{first} * w.num_heads * w.head_dim + i, x,
+    store_element(w.q, w.q_type, std::int64_t{first} * w.num_heads * w.head_dim + i, x,
                   w.q_scale[kv_head * w.scale_stride]);
   }
 }
@@ -171,7 +171,7 @@ __global__ void reference_rows(View w, const Sample* samples, double* out) {
   if (thread < w.head_dim) {
     const std::int64_t at =
         (std::int64_t{first + sample.row} * w.num_heads + sample.head) * w.head_dim + thread;
-    query[thread] = load_element(w.q, w.kv_type, at, w.q_scale[kv_head * w.scale_stride]);
+    query[thread] = load_element(w.q, w.q_type, at, w.q_scale[kv_head * w.scale_stride]);
   }
   __syncthreads();
   const auto page_of = [&](int token) {

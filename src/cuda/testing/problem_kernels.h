@@ -20,7 +20,7 @@ enum class Pattern {
 /// What a filling or reference kernel must know.
 struct View {
   Pattern pattern;
-  int kv_type;  // 0: E4M3, 1: FP16
+  int kv_type, q_type;  // 0: E4M3, 1: FP16
   int batch, num_heads, num_kv_heads, head_dim, max_pages;
   const int* cu_q;
   const int* kv_lens;

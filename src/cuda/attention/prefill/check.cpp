@@ -22,9 +22,13 @@ Status check(const PrefillArgs& a) {
     return capacity_error("prefill attention: {} pages of {} KV heads exceed 2^31 rows",
                           a.num_pages, a.num_kv_heads);
   }
-  const bool fp8 = a.kv_type == KvType::kE4m3;
-  if (fp8 && (a.q_scale == nullptr || a.k_scale == nullptr || a.v_scale == nullptr)) {
-    return usage_error("prefill attention: FP8 needs q_scale, k_scale and v_scale");
+  const bool fp8_kv = a.kv_type == KvType::kE4m3, fp8_q = a.q_type == KvType::kE4m3;
+  if (fp8_q && !fp8_kv) return unsupported("prefill attention: FP8 queries over an FP16 cache");
+  if ((a.q_scale != nullptr) != fp8_q || (a.k_scale != nullptr) != fp8_kv ||
+      (a.v_scale != nullptr) != fp8_kv) {
+    return usage_error(
+        "prefill attention: scales go with FP8: K's and V's with an FP8 cache, Q's with FP8 "
+        "queries");
   }
   if (!(a.softmax_scale > 0.0f) || !std::isfinite(a.softmax_scale)) {
     return usage_error("prefill attention: softmax_scale {} must be positive", a.softmax_scale);

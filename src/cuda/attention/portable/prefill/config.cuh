@@ -4,28 +4,16 @@
 #include <cstdint>
 
 #include "cuda/attention/portable/prefill/products.h"
+#include "cuda/attention/prefill/common_params.h"
 #include "ops/kv_layout.h"
 
 namespace kv8::portable {
 
-struct PrefillParams {
+struct PrefillParams : prefill::CommonParams {
   const uint8_t* q;
   const uint8_t* k;
   const uint8_t* v;
-  uint16_t* out;
-  const int32_t* page_table;
-  const int32_t* cu_seqlens_q;
-  const int32_t* kv_lens;
-  const float* q_scale;  ///< null: 1
-  const float* k_scale;
-  const float* v_scale;
-  const float* v_offset;
-  int scale_stride;  ///< 0: one scale, 1: one a KV head
-  int num_heads;
-  int num_kv_heads;
-  int max_pages;
-  float score_scale;  ///< softmax_scale * log2(e)
-  bool out_is_bf16;
+  bool q_is_f16;
 };
 
 /// A block takes 128 query rows and loads a page of keys at a time; each of its four warps attends

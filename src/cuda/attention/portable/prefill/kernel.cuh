@@ -73,13 +73,13 @@ __device__ __forceinline__ void load_queries(const PrefillParams& params, const 
         const int row = tile.first_row + warp_row + 16 * m + 8 * r + g;
         const int64_t at =
             (int64_t{tile.first_token + row} * params.num_heads + tile.head) * C::kHeadDim + dim;
-        const uint8_t* from = params.q + at * C::kElemBytes;
         pairs[r] = make_uint2(0, 0);
-        if (row >= 0 && C::kWidened) {
-          const uint32_t codes = *reinterpret_cast<const uint32_t*>(from);
+        if (row >= 0 && C::kWidened && !params.q_is_f16) {
+          const uint32_t codes = *reinterpret_cast<const uint32_t*>(params.q + at);
           pairs[r] = ptx::e4m3_to_half_pairs(codes);
         } else if (row >= 0) {
-          pairs[r] = *reinterpret_cast<const uint2*>(from);
+          constexpr int kQBytes = C::kE4m3 ? 1 : 2;
+          pairs[r] = *reinterpret_cast<const uint2*>(params.q + at * kQBytes);
         }
       }
       ptx::store_shared_16(q_rows + (m * C::kQSteps + step) * 512 + 16 * lane,
@@ -134,8 +134,8 @@ __device__ __forceinline__ void store_rows(RowState<C>& rows, const PrefillParam
       rows.out[m][t][2 * r] = fmaf(rows.out[m][t][2 * r], factor, add.x);
       rows.out[m][t][2 * r + 1] = fmaf(rows.out[m][t][2 * r + 1], factor, add.y);
     }
-    uint16_t* to =
-        params.out + (int64_t{tile.first_token + row} * params.num_heads + tile.head) * C::kHeadDim;
+    uint16_t* to = static_cast<uint16_t*>(params.out) +
+                   (int64_t{tile.first_token + row} * params.num_heads + tile.head) * C::kHeadDim;
     if (params.out_is_bf16) {
       store_row<C>(rows.out[m], r, row >= 0, to, q, ptx::floats_to_bfloat_pair);
     } else {

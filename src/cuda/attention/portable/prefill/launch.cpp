@@ -5,6 +5,7 @@
 #include <array>
 
 #include "cuda/attention/prefill/check.h"
+#include "cuda/attention/prefill/common_params.h"
 
 namespace kv8::portable {
 namespace {
@@ -30,8 +31,9 @@ Status cuda_ok(cudaError_t code) {
 
 std::span<const PrefillKernel> prefill_kernels() { return kKernels; }
 
-Result<const PrefillKernel*> select_kernel(KvType kv_type, int head_dim, int major, int minor) {
-  const bool e4m3 = (major == 8 && minor == 9) || major == 12;
+Result<const PrefillKernel*> select_kernel(KvType kv_type, KvType q_type, int head_dim, int major,
+                                           int minor) {
+  const bool e4m3 = q_type == KvType::kE4m3 && ((major == 8 && minor == 9) || major == 12);
   const Products products = kv_type == KvType::kF16 ? Products::kF16
                             : e4m3                  ? Products::kE4m3
                                                     : Products::kWidened;
@@ -47,12 +49,15 @@ Result<PreparedPrefill> prepare_prefill(const PrefillArgs& args) {
   KV8_TRY(cuda_ok(cudaGetDevice(&device)));
   KV8_TRY(cuda_ok(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device)));
   KV8_TRY(cuda_ok(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device)));
-  const PrefillKernel* kernel = KV8_TRY(select_kernel(args.kv_type, args.head_dim, major, minor));
+  const PrefillKernel* kernel =
+      KV8_TRY(select_kernel(args.kv_type, args.q_type, args.head_dim, major, minor));
   return prepare_prefill(args, *kernel);
 }
 
 Result<PreparedPrefill> prepare_prefill(const PrefillArgs& a, const PrefillKernel& kernel) {
   KV8_TRY(prefill::check(a));
+  KV8_CHECK(kernel.products != Products::kE4m3 || a.q_type == KvType::kE4m3,
+            "kernel {} takes no FP16 queries", kernel.name);
   PreparedPrefill prepared;
   prepared.kernel_ = &kernel;
   prepared.entry_ = kernel.entry();
@@ -63,24 +68,11 @@ Result<PreparedPrefill> prepare_prefill(const PrefillArgs& a, const PrefillKerne
         "prefill attention: {} sequences of up to {} new tokens are too many for one launch",
         a.batch, a.max_q_len);
   }
-  PrefillParams& p = prepared.params_;
+  PrefillParams& p = prepared.params_ = {prefill::common_params(a)};
   p.q = static_cast<const std::uint8_t*>(a.q);
   p.k = static_cast<const std::uint8_t*>(a.k_pool);
   p.v = static_cast<const std::uint8_t*>(a.v_pool);
-  p.out = static_cast<std::uint16_t*>(a.out);
-  p.page_table = a.page_table;
-  p.cu_seqlens_q = a.cu_seqlens_q;
-  p.kv_lens = a.kv_lens;
-  p.q_scale = a.q_scale;
-  p.k_scale = a.k_scale;
-  p.v_scale = a.v_scale;
-  p.v_offset = a.v_offset;
-  p.scale_stride = a.scale_per_head ? 1 : 0;
-  p.num_heads = a.num_heads;
-  p.num_kv_heads = a.num_kv_heads;
-  p.max_pages = a.max_pages;
-  p.score_scale = a.softmax_scale * 1.44269504088896341f;
-  p.out_is_bf16 = a.out_type == OutType::kBf16;
+  p.q_is_f16 = a.q_type == KvType::kF16;
   prepared.grid_[0] = a.num_heads;
   prepared.grid_[1] = a.batch;
   prepared.grid_[2] = row_tiles;

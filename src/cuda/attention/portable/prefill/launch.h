@@ -24,8 +24,9 @@ struct PrefillKernel {
 std::span<const PrefillKernel> prefill_kernels();
 
 /// The kernel for a GPU of compute capability `major`.`minor`: E4M3 products where the hardware has
-/// them as a warp's instruction, else FP16 products of widened codes.
-Result<const PrefillKernel*> select_kernel(KvType kv_type, int head_dim, int major, int minor);
+/// them as a warp's instruction and queries are E4M3, else FP16 products of widened codes.
+Result<const PrefillKernel*> select_kernel(KvType kv_type, KvType q_type, int head_dim, int major,
+                                           int minor);
 
 /// A launch made ready. Holds the pointers of its arguments and may be launched any number of times
 /// while they are valid.

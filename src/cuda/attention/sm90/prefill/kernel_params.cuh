@@ -5,6 +5,8 @@
 
 #include <cstdint>
 
+#include "cuda/attention/prefill/common_params.h"
+
 namespace kv8::sm90 {
 
 /// Division of 0 .. 2^31 - 1 by a divisor known on the host: a multiplication and a shift.
@@ -31,20 +33,11 @@ struct FastDivisor {
   }
 };
 
-struct KernelParams {
+struct KernelParams : prefill::CommonParams {
   CUtensorMap q_map;  ///< {head_dim, heads, tokens}, box {row chunk, packed heads, tile tokens}
   CUtensorMap k_map;  ///< {head_dim, pages * kv_heads * 64}, box {row chunk, 64}
   CUtensorMap v_map;  ///< {64, pages * kv_heads * head_dim}, box {64, head_dim}
-  void* out;
-  const int32_t* page_table;
-  const int32_t* cu_seqlens_q;
-  const int32_t* kv_lens;
-  const float* q_scale;  ///< null: 1
-  const float* k_scale;
-  const float* v_scale;
-  const float* v_offset;
   uint32_t* scheduler;
-  int scale_stride;  ///< 0: one scale, 1: one a KV head
   /// Query heads that share a tile: those of one KV head, or a divisor of them. Row r of a tile is
   /// head r % packed_heads of token r / packed_heads.
   FastDivisor packed_heads;
@@ -53,12 +46,7 @@ struct KernelParams {
   FastDivisor tiles_per_rank;  ///< batch * head groups: tiles as far from the end of their sequence
   int tile_tokens;
   int q_bytes;  ///< what a tile's Q copies deliver
-  int num_heads;
-  int num_kv_heads;
-  int max_pages;
   int total_tiles;
-  float score_scale;  ///< softmax_scale * log2(e)
-  int out_is_bf16;
 };
 
 }  // namespace kv8::sm90

@@ -86,7 +86,7 @@ Result<PreparedPrefill> prepare_prefill(const PrefillArgs& a, const KernelEntry&
                                         int packed_heads) {
   KV8_TRY(prefill::check(a));
   const KernelShape& shape = entry.shape;
-  KV8_CHECK(shape.kv_type == a.kv_type && shape.head_dim == a.head_dim,
+  KV8_CHECK(shape.kv_type == a.kv_type && a.q_type == a.kv_type && shape.head_dim == a.head_dim,
             "kernel {} does not serve head_dim {}", to_string(shape), a.head_dim);
   const int heads_per_kv = a.num_heads / a.num_kv_heads;
   KV8_CHECK(
@@ -98,7 +98,7 @@ Result<PreparedPrefill> prepare_prefill(const PrefillArgs& a, const KernelEntry&
   const cuuint32_t chunk = std::min(a.head_dim, 128 / elem_bytes);
   const int tile_tokens = 64 * shape.row_groups / packed_heads;
 
-  KernelParams p{};
+  KernelParams p{prefill::common_params(a)};
   KV8_TRY(
       encode_map(&p.q_map, a.q, elem_bytes,
                  {3,
@@ -110,24 +110,12 @@ Result<PreparedPrefill> prepare_prefill(const PrefillArgs& a, const KernelEntry&
   KV8_TRY(encode_map(&p.v_map, a.v_pool, elem_bytes,
                      {2, {kPageTokens, blocks * head_dim}, {kPageTokens, cuuint32_t(a.head_dim)}},
                      "v_pool"));
-  p.out = a.out;
-  p.page_table = a.page_table;
-  p.cu_seqlens_q = a.cu_seqlens_q;
-  p.kv_lens = a.kv_lens;
-  p.q_scale = a.q_scale;
-  p.k_scale = a.k_scale;
-  p.v_scale = a.v_scale;
-  p.v_offset = a.v_offset;
   p.scheduler = a.scheduler;
-  p.scale_stride = a.scale_per_head ? 1 : 0;
   p.packed_heads = FastDivisor::of(packed_heads);
   p.head_groups = FastDivisor::of(a.num_heads / packed_heads);
   p.groups_per_kv = FastDivisor::of(heads_per_kv / packed_heads);
   p.tile_tokens = tile_tokens;
   p.q_bytes = tile_tokens * packed_heads * a.head_dim * elem_bytes;
-  p.num_heads = a.num_heads;
-  p.num_kv_heads = a.num_kv_heads;
-  p.max_pages = a.max_pages;
   const std::int64_t ranks = (a.max_q_len + tile_tokens - 1) / tile_tokens;
   const std::int64_t tiles_per_rank = std::int64_t{a.batch} * (a.num_heads / packed_heads);
   const std::int64_t tiles = ranks * tiles_per_rank;
@@ -136,8 +124,6 @@ Result<PreparedPrefill> prepare_prefill(const PrefillArgs& a, const KernelEntry&
   }
   p.total_tiles = static_cast<int>(tiles);
   p.tiles_per_rank = FastDivisor::of(static_cast<std::uint32_t>(tiles_per_rank));
-  p.score_scale = a.softmax_scale * 1.44269504088896341f;
-  p.out_is_bf16 = a.out_type == OutType::kBf16;
 
   int device = 0, sms = 0;
   KV8_TRY(cuda_ok(cudaGetDevice(&device), "prefill attention"));
