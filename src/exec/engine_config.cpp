@@ -74,7 +74,10 @@ Result<BuilderConfig> builder_from_json(const Json& json, const std::string& sou
 }  // namespace
 
 Status check_builder_config(const BuilderConfig& config) {
-  KV8_TRY(backend_architecture(config.backend));
+  const Result<std::string> architecture = backend_architecture(config.backend);
+  if (!architecture.ok()) {
+    return unsupported("{}; --backend cpu builds for the CPU", architecture.error().message);
+  }
   KV8_TRY(check_bounds(config.max_input_len, 1, kMaxTokens, "max_input_len"));
   KV8_TRY(check_bounds(config.max_kv_cache_capacity, 1, kMaxTokens, "max_kv_cache_capacity"));
   KV8_TRY(check_bounds(config.max_batch_size, 1, kMaxBatch, "max_batch_size"));

@@ -37,7 +37,7 @@ Result<std::int32_t> pool_pages(const exec::Engine& engine, const BackendOptions
   if (fitting < pages_for_tokens(builder.max_input_len)) {
     return capacity_error(
         "{} bytes of memory are left for the KV cache, {} tokens; the engine was built for prompts "
-        "of {} tokens (max_input_len)",
+        "of {} tokens (max_input_len): free memory, or rebuild it with a smaller --maxInputLen",
         memory, fitting * kPageTokens, builder.max_input_len);
   }
   return static_cast<std::int32_t>(fitting);

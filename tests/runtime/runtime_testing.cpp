@@ -8,7 +8,15 @@ namespace kv8::runtime {
 
 TinyModel::TinyModel(const std::string& name, bool fp8) : dir_(temp_ / "plain") {
   test::make_tiny_checkpoint(name, dir_);
-  if (!fp8) return;
+  if (fp8) quantize();
+}
+
+TinyModel::TinyModel(const test::RandomModel& model, bool fp8) : dir_(temp_ / "plain") {
+  test::make_random_checkpoint(model, dir_);
+  if (fp8) quantize();
+}
+
+void TinyModel::quantize() {
   quant::QuantizeOptions options;
   options.model_dir = dir_;
   options.output_dir = temp_ / "fp8";

@@ -12,6 +12,7 @@
 
 #include "base/temp_dir.h"
 #include "runtime/generate.h"
+#include "support/random_model.h"
 #include "support/tiny_checkpoint.h"
 
 namespace kv8::runtime {
@@ -19,13 +20,16 @@ namespace kv8::runtime {
 /// Ids of the tiny tokenizer: 8 + b is byte b.
 inline constexpr std::int32_t kEndId = 2, kFirstByteId = 8;
 
-/// A tiny checkpoint folder; `fp8` quantizes its KV cache with the text that ships with kv8.
+/// A small checkpoint folder; `fp8` quantizes its KV cache with the text that ships with kv8.
 class TinyModel {
  public:
   explicit TinyModel(const std::string& name, bool fp8 = false);
+  explicit TinyModel(const test::RandomModel& model, bool fp8 = false);
   const std::filesystem::path& dir() const { return dir_; }
 
  private:
+  void quantize();
+
   test::TempDir temp_;
   std::filesystem::path dir_;
 };

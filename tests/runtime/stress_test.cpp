@@ -1,9 +1,12 @@
-// Thousands of requests through a pool that is far too small.
+// Thousands of requests through a pool that is far too small, on the CPU and on the GPU.
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
+#include <ostream>
 #include <random>
 
+#include "exec/backends.h"
 #include "ops/sampling.h"
 #include "runtime/runtime_testing.h"
 
@@ -66,22 +69,60 @@ class RowByRowBackend : public Backend {
   std::vector<float> logits_;
 };
 
-constexpr std::int32_t kVocab = 280;  // of the tiny qwen3
+/// Where the requests go. The tiny model's heads are too small for the GPU.
+struct Load {
+  const char* backend;
+  bool fp8;
+  int requests;
 
-RunnerSetup setup_of(bool fp8, std::int64_t pool_pages, bool row_by_row) {
+  bool on_gpu() const { return std::string_view(backend) == "cuda"; }
+  TinyModel model() const {
+    return on_gpu() ? TinyModel(test::kRandomLlama3, fp8) : TinyModel("qwen3", fp8);
+  }
+};
+
+// Without this, GoogleTest prints the bytes.
+void PrintTo(const Load& load, std::ostream* out) {
+  *out << load.requests << " on " << load.backend << (load.fp8 ? ", FP8" : ", FP16");
+}
+
+std::string load_name(const testing::TestParamInfo<Load>& info) {
+  return std::string(info.param.backend) + (info.param.fp8 ? "_fp8" : "_fp16");
+}
+
+class StressTest : public testing::TestWithParam<Load> {
+ protected:
+  void SetUp() override {
+    if (!exec::backend_architecture(GetParam().backend).ok()) GTEST_SKIP() << "skipped: no GPU";
+  }
+};
+
+constexpr std::int32_t kVocab = 280;
+constexpr std::int32_t kPoolPages = 4;
+
+std::unique_ptr<Runner> open_runner(const TinyModel& model, const Load& load, bool row_by_row) {
+  const std::int64_t values_per_token = load.on_gpu() ? 2 * 2 * 2 * 64 : 3 * 2 * 2 * 32;
   RunnerSetup setup;
-  setup.fp8 = fp8;
+  setup.fp8 = load.fp8;
+  setup.builder.backend = load.backend;
   setup.builder.max_input_len = 160;
   setup.builder.max_kv_cache_capacity = 256;
   setup.builder.max_batch_size = 8;
-  const std::int64_t bytes_per_token = std::int64_t{3} * 2 * 2 * 32 * (fp8 ? 1 : 2);
-  setup.builder.kv_cache_memory = pool_pages * kPageTokens * bytes_per_token;
+  setup.builder.kv_cache_memory = kPoolPages * kPageTokens * values_per_token * (load.fp8 ? 1 : 2);
   if (row_by_row) {
     setup.wrap = [](std::unique_ptr<Backend> backend) {
       return std::make_unique<RowByRowBackend>(std::move(backend), kVocab);
     };
   }
-  return setup;
+  auto runner = make_runner(model.dir(), setup);
+  EXPECT_EQ(runner->engine().config().vocab_size, kVocab);
+  EXPECT_EQ(runner->pool().num_pages(), kPoolPages);
+  return runner;
+}
+
+void expect_all_pages_free(Runner& runner) {
+  runner.drop_prefixes();
+  EXPECT_EQ(runner.pool().num_free(), runner.pool().num_pages());
 }
 
 class Requests {
@@ -140,30 +181,35 @@ std::vector<Response> send(Runner& runner, Requests& random, const std::vector<R
   return responses;
 }
 
-TEST(Stress, EveryRequestIsAnsweredAsIfItWereAlone) {
-  const TinyModel model("qwen3");
-  const auto runner = make_runner(model.dir(), setup_of(false, 4, true));
-  ASSERT_EQ(runner->engine().config().vocab_size, kVocab);
-  ASSERT_EQ(runner->pool().num_pages(), 4);
+/// Its answer ends where it was cancelled, or before it began.
+bool is_cut_off(const Response& response) {
+  return response.finish_reason == FinishReason::kCancelled ||
+         response.finish_reason == FinishReason::kNotFinished;
+}
+
+using Stress = StressTest;
+
+TEST_P(Stress, EveryRequestIsAnsweredAsIfItWereAlone) {
+  const Load load = GetParam();
+  const TinyModel model = load.model();
+  const auto runner = open_runner(model, load, true);
   Requests random(1);
   std::vector<Request> requests;
-  for (int i = 0; i < kRequests; ++i) requests.push_back(random.next(false));
+  for (int i = 0; i < load.requests; ++i) requests.push_back(random.next(false));
   std::vector<bool> cancelled;
   const std::vector<Response> responses = send(*runner, random, requests, cancelled);
-  EXPECT_GT(runner->profile().preemptions, kRequests / 1000);
-  EXPECT_GT(runner->profile().reused_tokens, kRequests);
-  runner->drop_prefixes();
-  EXPECT_EQ(runner->pool().num_free(), runner->pool().num_pages());
+  EXPECT_GT(runner->profile().preemptions, load.requests / 1000);
+  EXPECT_GT(runner->profile().reused_tokens, load.requests);
+  expect_all_pages_free(*runner);
 
-  const auto lonely = make_runner(model.dir(), setup_of(false, 4, true));
+  const auto lonely = open_runner(model, load, true);
   std::int64_t num_refused = 0, num_cancelled = 0, num_stopped = 0;
   for (std::size_t i = 0; i < requests.size(); ++i) {
     SCOPED_TRACE(i);
     const Response alone = lonely->run(file_of({requests[i]}), {})[0];
     lonely->drop_prefixes();
     const Response& response = responses[i];
-    if (cancelled[i] && (response.finish_reason == FinishReason::kCancelled ||
-                         response.finish_reason == FinishReason::kNotFinished)) {
+    if (cancelled[i] && is_cut_off(response)) {
       ++num_cancelled;
       ASSERT_LE(response.output_ids.size(), alone.output_ids.size());
       ASSERT_TRUE(std::ranges::equal(
@@ -177,57 +223,116 @@ TEST(Stress, EveryRequestIsAnsweredAsIfItWereAlone) {
     num_stopped += response.finish_reason == FinishReason::kStopWords;
   }
   EXPECT_GT(num_refused, 0);
-  EXPECT_GT(num_cancelled, kRequests / 100);
-  EXPECT_GT(num_stopped, kRequests / 1000);
+  EXPECT_GT(num_cancelled, load.requests / 100);
+  EXPECT_GT(num_stopped, load.requests / 1000);
+}
+
+INSTANTIATE_TEST_SUITE_P(RowByRow, Stress,
+                         testing::Values(Load{"cpu", false, kRequests},
+                                         Load{"cuda", false, kRequests / 10},
+                                         Load{"cuda", true, kRequests / 10}),
+                         load_name);
+
+/// How far the log-probabilities of a token may be apart, and those of two tokens that change
+/// places.
+///
+/// On the CPU, a stored key or value that is rounded to its neighbour is off by 2^-3 (FP8), which
+/// the softmax spreads over the sequence.
+///
+/// On the GPU, a product's kernel depends on its rows, and rounded sums differ where they lie
+/// beside a tie. That is no more than what the engine's own tests allow against the CPU: logits off
+/// by 6 * 2^-11 of their norm, and 0.03 more where FP8 codes flip. The random model's logits have
+/// a deviation of 1, a difference of two errors that of one times sqrt(2), and in a million of them
+/// none is beyond six deviations.
+double logprob_tolerance(const Load& load) {
+  if (!load.on_gpu()) return 0.1;
+  const double relative = 6 * 0x1p-11 + (load.fp8 ? 0.03 : 0.0);
+  return 6 * std::sqrt(2.0) * relative;
+}
+
+/// What is common to an answer and to that of the request alone.
+struct Comparison {
+  std::int64_t tokens = 0;        ///< that are the same
+  double largest_difference = 0;  ///< of their log-probabilities
+  bool parted = false;            ///< another token follows
+  double gap = 0;                 ///< between the two, if so
+};
+
+Comparison compare(const Response& response, const Response& alone) {
+  Comparison result;
+  const auto [mine, other] = std::ranges::mismatch(response.output_ids, alone.output_ids);
+  result.tokens = mine - response.output_ids.begin();
+  for (std::size_t i = 0; i < static_cast<std::size_t>(result.tokens); ++i) {
+    result.largest_difference = std::max<double>(
+        result.largest_difference,
+        std::abs(response.logprobs[i].chosen.logprob - alone.logprobs[i].chosen.logprob));
+  }
+  result.parted = mine != response.output_ids.end() && other != alone.output_ids.end();
+  if (!result.parted) return result;
+  const LogprobEntry& entry = alone.logprobs[static_cast<std::size_t>(result.tokens)];
+  const auto chosen = std::ranges::find(entry.top, *mine, &TokenLogprob::token_id);
+  result.gap = chosen == entry.top.end() ? std::numeric_limits<double>::infinity()
+                                         : entry.chosen.logprob - chosen->logprob;
+  return result;
 }
 
 /// Where two answers part, the model must have been undecided.
-void expect_same_but_for_ties(const Response& response, const Response& alone) {
-  const auto [mine, other] = std::ranges::mismatch(response.output_ids, alone.output_ids);
-  if (mine == response.output_ids.end()) return;
-  ASSERT_NE(other, alone.output_ids.end());
-  const LogprobEntry& entry =
-      alone.logprobs[static_cast<std::size_t>(other - alone.output_ids.begin())];
-  const auto chosen = std::ranges::find(entry.top, *mine, &TokenLogprob::token_id);
-  ASSERT_NE(chosen, entry.top.end());
-  // A stored key or value that is rounded to its neighbour is off by 2^-3 (FP8), which the softmax
-  // spreads over the sequence.
-  EXPECT_LT(entry.chosen.logprob - chosen->logprob, 0.1f);
-}
-
-class StressBatches : public testing::TestWithParam<bool> {};
+using StressBatches = StressTest;
 
 TEST_P(StressBatches, AnswersDifferFromThoseAloneInTiesOnly) {
-  const bool fp8 = GetParam();
-  const TinyModel model("qwen3", fp8);
-  const auto runner = make_runner(model.dir(), setup_of(fp8, 4, false));
+  const Load load = GetParam();
+  const TinyModel model = load.model();
+  const auto runner = open_runner(model, load, false);
   Requests random(2);
   std::vector<Request> requests;
-  for (int i = 0; i < kRequests / 5; ++i) {
+  for (int i = 0; i < load.requests; ++i) {
     requests.push_back(random.next(true));
     requests.back().sampling.num_logprobs = 4;
   }
   std::vector<bool> cancelled;
   const std::vector<Response> responses = send(*runner, random, requests, cancelled);
   EXPECT_GT(runner->profile().preemptions, 0);
-  runner->drop_prefixes();
-  EXPECT_EQ(runner->pool().num_free(), runner->pool().num_pages());
-  const auto lonely = make_runner(model.dir(), setup_of(fp8, 4, false));
-  std::int64_t same = 0;
+  EXPECT_GT(runner->profile().reused_tokens, 0);
+  expect_all_pages_free(*runner);
+
+  const auto lonely = open_runner(model, load, false);
+  const double tolerance = logprob_tolerance(load);
+  std::int64_t parted = 0, compared = 0, all = 0;
+  double largest = 0, largest_gap = 0;
   for (std::size_t i = 0; i < requests.size(); ++i) {
     SCOPED_TRACE(i);
     const Response alone = lonely->run(file_of({requests[i]}), {})[0];
     lonely->drop_prefixes();
-    expect_same_but_for_ties(responses[i], alone);
-    same += responses[i].output_ids == alone.output_ids || cancelled[i];
+    const Response& response = responses[i];
+    const Comparison common = compare(response, alone);
+    EXPECT_LT(common.largest_difference, tolerance);
+    EXPECT_LT(common.gap, tolerance);
+    if (!common.parted && !(cancelled[i] && is_cut_off(response))) {
+      EXPECT_EQ(response.output_ids, alone.output_ids);
+      EXPECT_EQ(response.output_text, alone.output_text);
+      EXPECT_EQ(response.finish_reason, alone.finish_reason);
+    }
+    parted += common.parted;
+    compared += common.tokens;
+    all += std::ssize(response.output_ids);
+    largest = std::max(largest, common.largest_difference);
+    largest_gap = std::max(largest_gap, common.gap);
   }
-  RecordProperty("same_answers", static_cast<int>(same));
-  RecordProperty("preemptions", static_cast<int>(runner->profile().preemptions));
-  EXPECT_GT(same, std::ssize(requests) * 9 / 10);
+  RecordProperty("parted_answers", std::to_string(parted));
+  RecordProperty("compared_tokens", std::to_string(compared));
+  RecordProperty("all_tokens", std::to_string(all));
+  RecordProperty("largest_difference", std::to_string(largest));
+  RecordProperty("largest_gap", std::to_string(largest_gap));
+  RecordProperty("preemptions", std::to_string(runner->profile().preemptions));
+  EXPECT_GT(compared, all / 2) << "too many ties for a comparison";
 }
 
-INSTANTIATE_TEST_SUITE_P(KvCache, StressBatches, testing::Values(false, true),
-                         [](const auto& info) { return info.param ? "fp8" : "fp16"; });
+INSTANTIATE_TEST_SUITE_P(KvCache, StressBatches,
+                         testing::Values(Load{"cpu", false, kRequests / 5},
+                                         Load{"cpu", true, kRequests / 5},
+                                         Load{"cuda", false, kRequests},
+                                         Load{"cuda", true, kRequests}),
+                         load_name);
 
 }  // namespace
 }  // namespace kv8::runtime

@@ -77,17 +77,21 @@ Json tokenizer_json() {
 
 }  // namespace
 
-void make_tiny_checkpoint(const std::string& model, const std::filesystem::path& dir) {
+void write_tiny_tokenizer(const std::filesystem::path& dir) {
   std::filesystem::create_directories(dir);
-  const std::filesystem::path source = std::filesystem::path(KV8_TEST_DATA) / "models" / model;
-  for (const auto& entry : std::filesystem::directory_iterator(source)) {
-    kv8::copy_file(entry.path(), dir / entry.path().filename()).value();
-  }
   write_json_file(dir / "tokenizer.json", tokenizer_json()).value();
   write_json_file(dir / "tokenizer_config.json",
                   {{"eos_token", "<|im_end|>"}, {"chat_template", kChatMl}})
       .value();
   write_json_file(dir / "generation_config.json", {{"eos_token_id", 2}}).value();
+}
+
+void make_tiny_checkpoint(const std::string& model, const std::filesystem::path& dir) {
+  write_tiny_tokenizer(dir);
+  const std::filesystem::path source = std::filesystem::path(KV8_TEST_DATA) / "models" / model;
+  for (const auto& entry : std::filesystem::directory_iterator(source)) {
+    kv8::copy_file(entry.path(), dir / entry.path().filename()).value();
+  }
 }
 
 }  // namespace kv8::test

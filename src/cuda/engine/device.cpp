@@ -8,6 +8,11 @@ namespace kv8::cuda_engine {
 
 Status cuda_ok(cudaError_t code, std::string_view what) {
   if (code == cudaSuccess) return {};
+  if (code == cudaErrorMemoryAllocation) {
+    (void)cudaGetLastError();  // the next call is not to report this one
+    return capacity_error(
+        "CUDA, {}: out of GPU memory; other programs may hold it (nvidia-smi lists them)", what);
+  }
   return unsupported("CUDA, {}: {}", what, cudaGetErrorString(code));
 }
 

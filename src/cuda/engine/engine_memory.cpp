@@ -170,9 +170,9 @@ Error does_not_fit(const Plan& plan, const EngineLayout& layout, std::int64_t fr
                 : std::string("it does not fit with any KV cache");
   return capacity_error(
       "the engine needs {} of GPU memory ({} weights, {} KV pages, {} activations and working "
-      "memory), {} are free; {}",
+      "memory, {} for the driver), {} are free; {}",
       gib(layout.total + kDriverBytes), gib(layout.weight_bytes), gib(layout.page_bytes),
-      gib(layout.activation_bytes), gib(free), advice);
+      gib(layout.activation_bytes), gib(kDriverBytes), gib(free), advice);
 }
 
 }  // namespace
@@ -188,7 +188,13 @@ Result<std::int64_t> bytes_for_pages(const Plan& plan, const Program& program,
   none.num_pages = 0;
   const EngineLayout layout = KV8_TRY(layout_engine(plan, program, nullptr, none));
   const std::int64_t free = KV8_TRY(free_memory());
-  return std::max<std::int64_t>(0, free - layout.total - kDriverBytes);
+  const std::int64_t left = free - layout.total - kDriverBytes;
+  if (left >= plan.kv_bytes_per_token() * kPageTokens) return left;
+  return capacity_error(
+      "the engine needs {} of GPU memory without any KV page ({} weights, {} activations and "
+      "working memory, {} for the driver), {} are free",
+      gib(layout.total + kDriverBytes), gib(layout.weight_bytes), gib(layout.activation_bytes),
+      gib(kDriverBytes), gib(free));
 }
 
 Result<std::unique_ptr<EngineMemory>> EngineMemory::make(const Plan& plan, const Program& program,

@@ -96,7 +96,7 @@ class EngineMemory {
   std::int32_t num_pages_ = 0;
 };
 
-/// Bytes that an engine of these options leaves free for pages.
+/// Bytes that an engine of these options leaves free for pages: one at least, else kCapacity.
 Result<std::int64_t> bytes_for_pages(const Plan& plan, const Program& program,
                                      const BackendOptions& options);
 

@@ -10,23 +10,28 @@ namespace {
 void free_device(std::byte* data) { cudaFree(data); }
 void free_pinned(std::byte* data) { cudaFreeHost(data); }
 
-Status allocated(cudaError_t code, std::size_t bytes, const char* where) {
-  if (code != cudaErrorMemoryAllocation) return cuda_ok(code, where);
-  (void)cudaGetLastError();
-  return capacity_error("{} does not have {} free", where, gib(static_cast<std::int64_t>(bytes)));
-}
-
 }  // namespace
 
 Result<Memory> Memory::on_device(std::size_t bytes) {
+  const std::int64_t free = KV8_TRY(free_memory());
+  if (static_cast<std::int64_t>(bytes) > free) {
+    return capacity_error("{} of GPU memory are needed, {} are free",
+                          gib(static_cast<std::int64_t>(bytes)), gib(free));
+  }
   void* data = nullptr;
-  KV8_TRY(allocated(cudaMalloc(&data, bytes), bytes, "the GPU's memory"));
+  KV8_TRY(cuda_ok(cudaMalloc(&data, bytes), "memory of " + gib(static_cast<std::int64_t>(bytes))));
   return Memory(static_cast<std::byte*>(data), free_device);
 }
 
 Result<Memory> Memory::pinned(std::size_t bytes) {
   void* data = nullptr;
-  KV8_TRY(allocated(cudaMallocHost(&data, bytes), bytes, "the host's pinned memory"));
+  const cudaError_t code = cudaMallocHost(&data, bytes);
+  if (code == cudaErrorMemoryAllocation) {
+    (void)cudaGetLastError();
+    return capacity_error("the host does not have {} of memory that can be pinned",
+                          gib(static_cast<std::int64_t>(bytes)));
+  }
+  KV8_TRY(cuda_ok(code, "pinned memory"));
   return Memory(static_cast<std::byte*>(data), free_pinned);
 }
 
