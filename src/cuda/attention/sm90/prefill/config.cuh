@@ -100,7 +100,7 @@ struct PrefillConfig {
   static constexpr int kMergeOffset = kVOffset + kStages * kVBytes;
   static constexpr int kInfoOffset = kMergeOffset + kMergeBytes;
   static constexpr int kBarrierOffset = kInfoOffset + kQStages * 64;
-  static constexpr int kBarriers = 2 * kQStages + 4 * kStages + 1;
+  static constexpr int kBarriers = 2 * kQStages + 5 * kStages;
   static constexpr int kSmemBytes = kBarrierOffset + 8 * kBarriers;
 
   // Registers a thread after setmaxnreg. The sum over the block may not exceed what it was launched
@@ -143,8 +143,11 @@ struct SharedMemory {
   __device__ uint32_t k_empty(int s) const { return barrier(2 * C::kQStages + C::kStages + s); }
   __device__ uint32_t v_full(int s) const { return barrier(2 * C::kQStages + 2 * C::kStages + s); }
   __device__ uint32_t v_empty(int s) const { return barrier(2 * C::kQStages + 3 * C::kStages + s); }
-  /// Counts the copies of a V tile that the tail warp has yet to clear behind the last token.
-  __device__ uint32_t v_tail() const { return barrier(2 * C::kQStages + 4 * C::kStages); }
+  /// Counts the copies of a V tile that the tail warp has yet to clear behind the last token. One a
+  /// stage: the next query tile's tail may be asked for before this one's has come.
+  __device__ uint32_t v_tail(int s) const {
+    return barrier(2 * C::kQStages + 4 * C::kStages + s);
+  }
 };
 
 /// Position in a ring of `kLength` slots, counted over the whole life of the block. One register.

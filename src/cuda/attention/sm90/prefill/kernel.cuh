@@ -24,8 +24,8 @@ __device__ void init_barriers(const SharedMemory<C>& smem) {
     ptx::mbarrier_init(smem.k_empty(s), kReaders);
     ptx::mbarrier_init(smem.v_full(s), 1);
     ptx::mbarrier_init(smem.v_empty(s), kReaders);
+    ptx::mbarrier_init(smem.v_tail(s), 1);
   }
-  ptx::mbarrier_init(smem.v_tail(), 1);
   ptx::fence_mbarrier_init();
   ptx::fence_async_shared();
 }

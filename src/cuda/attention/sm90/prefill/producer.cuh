@@ -115,7 +115,7 @@ __device__ void load_key_tile(const KernelParams& params, SharedMemory<C> smem,
   }
   ptx::mbarrier_wait(smem.v_empty(stage), cursor.parity() ^ 1);
   if (reader.lane == 0) {
-    const uint32_t full = tail ? smem.v_tail() : smem.v_full(stage);
+    const uint32_t full = tail ? smem.v_tail(stage) : smem.v_full(stage);
     ptx::mbarrier_arrive_expect(full, pages * C::kHeadDim * C::kVRowBytes);
 #pragma unroll
     for (int i = 0; i < C::kPages; ++i) {
@@ -244,7 +244,7 @@ template <class C>
 __device__ void clear_tails(SharedMemory<C> smem, int lane) {
   StageCursor<C> stages;
   QCursor<C> slots;
-  uint32_t tail_phase = 0;
+  uint32_t tail_phases = 0;  // a bit for each stage
   for (;;) {
     ptx::mbarrier_wait(smem.q_full(slots.slot()), slots.parity());
     const TileView info{smem.info(slots.slot())};
@@ -254,13 +254,14 @@ __device__ void clear_tails(SharedMemory<C> smem, int lane) {
     if (lane == 0) ptx::mbarrier_arrive(smem.q_empty(slots.slot()));
     slots.advance();
     if (key_tiles * C::kKeys > kv_len) {  // has_tail
-      ptx::mbarrier_wait(smem.v_tail(), tail_phase);
-      tail_phase ^= 1;
-      uint8_t* v_tile = smem.generic(smem.v(stages.slot()));
+      const int stage = stages.slot();
+      ptx::mbarrier_wait(smem.v_tail(stage), tail_phases >> stage & 1);
+      tail_phases ^= 1u << stage;
+      uint8_t* v_tile = smem.generic(smem.v(stage));
       clear_tail<C>(v_tile, kv_len - (key_tiles - 1) * C::kKeys, lane);
       ptx::fence_async_shared();
       __syncwarp();
-      if (lane == 0) ptx::mbarrier_arrive(smem.v_full(stages.slot()));
+      if (lane == 0) ptx::mbarrier_arrive(smem.v_full(stage));
     }
     stages.advance_by(key_tiles);
   }
