@@ -12,6 +12,13 @@ __device__ __forceinline__ uint64_t evict_first_policy() {
   return policy;
 }
 
+/// The policy of loads that name none.
+__device__ __forceinline__ uint64_t evict_normal_policy() {
+  uint64_t policy;
+  asm volatile("createpolicy.fractional.L2::evict_normal.b64 %0, 1.0;" : "=l"(policy));
+  return policy;
+}
+
 /// Global to shared memory; `bytes` and both addresses are multiples of 16. Completion is counted
 /// on `barrier`.
 __device__ __forceinline__ void bulk_load(uint32_t destination, const void* source, int bytes,

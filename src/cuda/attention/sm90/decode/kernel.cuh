@@ -48,11 +48,20 @@ __device__ __forceinline__ void load_half(uint32_t to, const uint8_t* pool, int6
   }
 }
 
+/// How the pages pass through L2. They are read once, so that what lies there deserves to stay; but
+/// a launch of many times L2's size is slowed down by dirty lines that stay, and by nothing else.
+template <class C>
+__device__ __forceinline__ uint64_t stream_policy(const Schedule& schedule) {
+  constexpr uint64_t kMany = uint64_t{384} << 20;
+  return uint64_t{schedule.total()} * C::kStageBytes > kMany ? ptx::evict_normal_policy()
+                                                             : ptx::evict_first_policy();
+}
+
 /// The loading warp's work: a few lanes load a page each.
 template <class C>
 __device__ void load_pages(const DecodeKernelParams& params, DecodeShared<C>& shared,
                            Schedule schedule, int lane) {
-  const uint64_t policy = ptx::evict_first_policy();
+  const uint64_t policy = stream_policy<C>(schedule);
   Ring<C> ring;
 #pragma unroll 1
   for (; !schedule.done();) {

@@ -1,6 +1,8 @@
 // The compile-time shape of a Hopper decode kernel.
 #pragma once
 
+#include <algorithm>
+
 #include "cuda/attention/decode/kernel_params.cuh"
 
 namespace kv8::sm90 {
@@ -21,9 +23,10 @@ struct RingShape : decode::DecodeShape<kElem, kDim, kRowCount, decode_warps(kDim
   static constexpr int kSharedLimit = 227 * 1024;
   static constexpr int kFixedBytes = 4 * Base::kMergeFloats + 768;  // + barriers and flags
   static constexpr int kFit = (kSharedLimit - kFixedBytes) / kStageBytes;
-  static constexpr int kStages = (kFit < 24 ? kFit : 24) / kPagesAtOnce * kPagesAtOnce;
+  // More pages under way only let some multiprocessors run ahead of others (docs).
+  static constexpr int kStages = std::min(kFit, 8) / kPagesAtOnce * kPagesAtOnce;
   static constexpr int kSharedBytes = kStages * kStageBytes + kFixedBytes;
-  static constexpr int kLoadPages = kStages >= 12 ? 4 : 1;  // that the loader takes together
+  static constexpr int kLoadPages = kStages / 2;  // that the loader takes together
   static_assert(kStages >= kPagesAtOnce);
 };
 
