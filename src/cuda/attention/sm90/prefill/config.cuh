@@ -145,9 +145,7 @@ struct SharedMemory {
   __device__ uint32_t v_empty(int s) const { return barrier(2 * C::kQStages + 3 * C::kStages + s); }
   /// Counts the copies of a V tile that the tail warp has yet to clear behind the last token. One a
   /// stage: the next query tile's tail may be asked for before this one's has come.
-  __device__ uint32_t v_tail(int s) const {
-    return barrier(2 * C::kQStages + 4 * C::kStages + s);
-  }
+  __device__ uint32_t v_tail(int s) const { return barrier(2 * C::kQStages + 4 * C::kStages + s); }
 };
 
 /// Position in a ring of `kLength` slots, counted over the whole life of the block. One register.
