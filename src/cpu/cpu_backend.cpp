@@ -133,9 +133,12 @@ class CpuBackend final : public Backend {
     view.layout = layout_of(cache);
     view.k = keys_[static_cast<std::size_t>(layer)].data();
     view.v = values_[static_cast<std::size_t>(layer)].data();
-    view.scales = {cache.k_scale.data(), cache.v_scale.data(),
+    view.scales = {cache.k_scale.data(),
+                   cache.v_scale.data(),
                    cache.q_scale.empty() ? nullptr : cache.q_scale.data(),
-                   static_cast<int>(cache.k_scale.size())};
+                   static_cast<int>(cache.k_scale.size()),
+                   plan_.k_limit(),
+                   plan_.q_limit()};
     return view;
   }
 

@@ -60,10 +60,14 @@ void round_to_model(DType dtype, int count, float* x) {
   }
 }
 
-void quantize(const float* x, float scale, int count, std::uint8_t* codes) {
+/// `limit`: the largest code.
+void quantize(const float* x, float scale, float limit, int count, std::uint8_t* codes) {
   over_dims(DF(), count, [&](auto d, int i) HWY_ATTR {
-    codec::store_low8(d, codec::e4m3_codes(d, hn::Div(hn::LoadU(d, x + i), hn::Set(d, scale))),
-                      codes + i);
+    const auto most = hn::Set(d, limit), least = hn::Set(d, -limit);
+    auto quotient = hn::Div(hn::LoadU(d, x + i), hn::Set(d, scale));
+    quotient = hn::IfThenElse(hn::Gt(quotient, most), most, quotient);  // NaN stays NaN
+    quotient = hn::IfThenElse(hn::Lt(quotient, least), least, quotient);
+    codec::store_low8(d, codec::e4m3_codes(d, quotient), codes + i);
   });
 }
 
@@ -101,8 +105,8 @@ void write_kv_head(const RopeKvWriteParams& params, const RowPlace& place, int h
   if (cache.layout.elem_bytes == 1) {
     const int scale = cache.scales.count == 1 ? 0 : head;
     std::uint8_t k_codes[kMaxHeadDim], v_codes[kMaxHeadDim];
-    quantize(k, cache.scales.k[scale], head_dim, k_codes);
-    quantize(v, cache.scales.v[scale], head_dim, v_codes);
+    quantize(k, cache.scales.k[scale], cache.scales.k_limit, head_dim, k_codes);
+    quantize(v, cache.scales.v[scale], kE4m3Max, head_dim, v_codes);
     store_head(cache, place, head, k_codes, v_codes);
   } else {
     std::uint16_t k_codes[kMaxHeadDim], v_codes[kMaxHeadDim];
@@ -142,7 +146,7 @@ void rope_kv_write_rows_target(const RopeKvWriteParams& params, const RopeAngles
                    head_dim, tap != nullptr ? tap->q + offset : nullptr, q);
       round_to_model(params.model_dtype, head_dim, q);
       if (q_scale != nullptr) {
-        quantize(q, *q_scale, head_dim, codes);
+        quantize(q, *q_scale, params.cache.scales.q_limit, head_dim, codes);
         dequantize(codes, *q_scale, head_dim, q);
       }
     }

@@ -127,6 +127,7 @@ Result<Recording> record_values(const io::Checkpoint& checkpoint, std::span<cons
   exec::BuilderConfig config;
   config.backend = settings.backend;
   config.q_dtype = settings.q_dtype;
+  config.qk_exponent_shift = exec::kShiftForHalfScores;  // the same codes on every backend
   config.max_input_len = static_cast<std::int32_t>(count);
   config.max_kv_cache_capacity = config.max_input_len;
   config.max_batch_size = 1;

@@ -96,7 +96,7 @@ Result<std::unique_ptr<Engine>> Engine::from_checkpoint(const io::Checkpoint& ch
   auto engine = std::make_unique<Engine>();
   engine->dir_ = checkpoint.dir();
   engine->config_ = engine_config_from_model(checkpoint.config(), kv_fp8, config);
-  engine->plan_ = KV8_TRY(plan_graph(graph, {config.q_dtype}));
+  engine->plan_ = KV8_TRY(plan_graph(graph, planner_options(config)));
   KV8_TRY(check_plan_fits(engine->plan_, engine->config_, Reporter{}));
   KV8_TRY(join_all_parts(engine->plan_));
   engine->embedding_ = KV8_TRY(models::embedding_table(checkpoint));

@@ -13,7 +13,12 @@
 
 namespace kv8::exec {
 
-inline constexpr std::uint32_t kEngineFormatVersion = 1;
+inline constexpr std::uint32_t kEngineFormatVersion = 2;
+
+/// Values of BuilderConfig::qk_exponent_shift beside numbers: what lets attention sum scores in
+/// FP16
+/// (`half_score_shift`), and that on a GPU but 0 on the CPU, where it would gain nothing.
+inline constexpr std::int32_t kShiftForHalfScores = -1, kShiftOfBackend = -2;
 
 /// `builder_config` of the engine's config.json.
 struct BuilderConfig {
@@ -23,6 +28,7 @@ struct BuilderConfig {
   std::int64_t kv_cache_memory = 0;  ///< bytes of the KV pool; 0: max_batch_size * capacity
   std::string backend = "cpu";
   DType q_dtype = DType::kF8E4M3;
+  std::int32_t qk_exponent_shift = kShiftOfBackend;  ///< of the plan, or how to choose it
 };
 
 /// Fields of the engine's config.json that running needs.

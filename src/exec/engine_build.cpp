@@ -45,7 +45,7 @@ Status take_side_files(const fs::path& onnx_dir, const fs::path& dir) {
 /// Plans `graph`, checks the plan, and adds engine and builder_config to the side files in `dir`.
 Status finish_engine(const graph::Graph& graph, const fs::path& dir, const BuilderConfig& builder,
                      const std::string& source, const Reporter& reporter) {
-  Result<Plan> plan = plan_graph(graph, {builder.q_dtype});
+  Result<Plan> plan = plan_graph(graph, planner_options(builder));
   if (!plan.ok()) return plan.error().within(source);
   const std::string config_text = KV8_TRY(read_text_file(dir / "config.json"));
   const EngineConfig config =

@@ -73,6 +73,13 @@ Result<BuilderConfig> builder_from_json(const Json& json, const std::string& sou
 
 }  // namespace
 
+PlannerOptions planner_options(const BuilderConfig& config) {
+  const bool half_scores =
+      config.qk_exponent_shift == kShiftForHalfScores ||
+      (config.qk_exponent_shift == kShiftOfBackend && config.backend == "cuda");
+  return {config.q_dtype, std::max(config.qk_exponent_shift, 0), half_scores};
+}
+
 Status check_builder_config(const BuilderConfig& config) {
   const Result<std::string> architecture = backend_architecture(config.backend);
   if (!architecture.ok()) {

@@ -6,12 +6,16 @@
 #include <string_view>
 
 #include "exec/engine.h"
+#include "exec/planner.h"
 #include "io/model_config.h"
 
 namespace kv8::exec {
 
 /// Checks bounds of `config` alone, and its backend against this build.
 Status check_builder_config(const BuilderConfig& config);
+
+/// What `config` asks of the planner.
+PlannerOptions planner_options(const BuilderConfig& config);
 
 /// Checks a plan against the configuration of its model and against `config`: geometry, cache
 /// types, positions. A capacity beyond max_position_embeddings is warned about; one beyond the

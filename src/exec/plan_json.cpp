@@ -180,6 +180,7 @@ Status read_geometry(const Fields& f, Plan& plan) {
   plan.rope_inv_freq = KV8_TRY(f.numbers("rope_inv_freq"));
   plan.rope_attention_factor = KV8_TRY(f.number("rope_attention_factor"));
   plan.max_positions = KV8_TRY(f.integer("max_positions"));
+  plan.qk_exponent_shift = KV8_TRY(f.integer("qk_exponent_shift"));
   plan.input_slot = KV8_TRY(f.integer("input_slot"));
   plan.logits_slot = KV8_TRY(f.integer("logits_slot"));
   const std::int32_t page_tokens = KV8_TRY(f.integer("kv_page_tokens"));
@@ -263,6 +264,7 @@ Result<std::string> plan_to_json(const Plan& plan) {
                {"rope_inv_freq", plan.rope_inv_freq},
                {"rope_attention_factor", plan.rope_attention_factor},
                {"max_positions", plan.max_positions},
+               {"qk_exponent_shift", plan.qk_exponent_shift},
                {"kv_page_tokens", kPageTokens},
                {"caches", Json::array()},
                {"weights", Json::array()},

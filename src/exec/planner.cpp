@@ -1,6 +1,7 @@
 #include "exec/planner.h"
 
 #include <charconv>
+#include <cmath>
 #include <limits>
 #include <map>
 
@@ -39,10 +40,28 @@ class PlanWriter {
     plan_.steps.push_back(SelectRowsStep{hidden, selected});
     const Slot normed = norm(match_.final_norm, selected);
     plan_.logits_slot = KV8_TRY(linear({&match_.logits}, normed, kNone));
+    KV8_TRY(fold_shift());
     return std::move(plan_);
   }
 
  private:
+  Status fold_shift() {
+    bool fp8_kv = false, fp8_q = true;
+    for (const LayerCache& cache : plan_.caches) {
+      const bool fp8 = cache.dtype == DType::kF8E4M3;
+      fp8_kv = fp8_kv || fp8;
+      fp8_q = fp8_q && (!fp8 || !cache.q_scale.empty());
+    }
+    if (!fp8_kv || !fp8_q) {
+      if (options_.fit_half_scores || options_.qk_exponent_shift == 0) return {};
+      return usage_error("a qk_exponent_shift of {} needs an FP8 cache and FP8 queries",
+                         options_.qk_exponent_shift);
+    }
+    fold_exponent_shift(plan_, options_.fit_half_scores ? half_score_shift(plan_.head_dim)
+                                                        : options_.qk_exponent_shift);
+    return {};
+  }
+
   Result<Slot> layer(std::size_t index, Slot hidden) {
     const LayerMatch& layer = match_.layers[index];
     const auto number = static_cast<std::int32_t>(index);

@@ -9,6 +9,9 @@ namespace kv8::exec {
 struct PlannerOptions {
   /// What Q becomes where the graph quantizes it: kF8E4M3 keeps that, kF16 drops it (`--qDtype`).
   DType q_dtype = DType::kF8E4M3;
+  std::int32_t qk_exponent_shift = 0;  ///< Plan's; other than 0 for FP8 caches with FP8 Q only
+  /// half_score_shift of the model's head size instead, or none where there is no such cache.
+  bool fit_half_scores = false;
 };
 
 /// Matches the graph that models/decoder builds (from a checkpoint, or read back from ONNX): QKV

@@ -1,5 +1,6 @@
 #include "graph/plan.h"
 
+#include <algorithm>
 #include <cmath>
 
 namespace kv8 {
@@ -77,7 +78,7 @@ class PlanChecker {
       }
     }
     if (plan_.max_positions < 0) return bad_input("max_positions is {}", plan_.max_positions);
-    return {};
+    return check_shift();
   }
 
   static Status check_scales(const std::vector<float>& scales) {
@@ -85,6 +86,21 @@ class PlanChecker {
       if (!(scale > 0.0f) || !std::isfinite(scale)) {
         return bad_input("an FP8 scale is {}, but must be positive and finite", scale);
       }
+    }
+    return {};
+  }
+
+  Status check_shift() const {
+    if (plan_.qk_exponent_shift < 0 || plan_.qk_exponent_shift > kMaxQkExponentShift) {
+      return bad_input("qk_exponent_shift is {}, expected 0 to {}", plan_.qk_exponent_shift,
+                       kMaxQkExponentShift);
+    }
+    const bool quantized = std::ranges::all_of(plan_.caches, [](const LayerCache& cache) {
+      return cache.dtype != DType::kF8E4M3 || !cache.q_scale.empty();
+    });
+    if (plan_.qk_exponent_shift > 0 && !quantized) {
+      return bad_input("qk_exponent_shift is {}, but a layer's Q is not quantized",
+                       plan_.qk_exponent_shift);
     }
     return {};
   }
@@ -269,6 +285,21 @@ class PlanChecker {
 };
 
 }  // namespace
+
+std::int32_t half_score_shift(std::int32_t head_dim) {
+  constexpr double kLargestHalf = 65504.0;
+  std::int32_t shift = 0;
+  while (std::ldexp(double{kE4m3Max} * kE4m3Max * head_dim, -shift) > kLargestHalf) ++shift;
+  return shift;
+}
+
+void fold_exponent_shift(Plan& plan, std::int32_t shift) {
+  plan.qk_exponent_shift = shift;
+  for (LayerCache& cache : plan.caches) {
+    for (float& scale : cache.k_scale) scale = std::ldexp(scale, plan.k_exponent_shift());
+    for (float& scale : cache.q_scale) scale = std::ldexp(scale, plan.q_exponent_shift());
+  }
+}
 
 Status validate(const Plan& plan) { return PlanChecker(plan).check(); }
 

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <array>
+#include <cmath>
 #include <cstdint>
 #include <string>
 #include <variant>
@@ -51,7 +52,7 @@ struct SelectRowsStep {
 using Step = std::variant<RmsNormStep, LinearStep, RopeKvWriteStep, AttentionStep, SwiGluStep,
                           SelectRowsStep>;
 
-/// KV cache of one layer.
+/// KV cache of one layer. Scales have Plan::qk_exponent_shift folded in.
 struct LayerCache {
   DType dtype = DType::kF16;            ///< kF16 or kF8E4M3
   std::vector<float> k_scale, v_scale;  ///< FP8: 1 or num_kv_heads entries, same count
@@ -83,6 +84,11 @@ struct Plan {
   std::vector<float> rope_inv_freq;
   float rope_attention_factor = 1.0f;
   std::int32_t max_positions = 0;  ///< positions the rope tables are valid for; 0: any
+  /// Powers of two by which the products of Q's and K's codes are smaller than the calibrated
+  /// scales make them. Scales are larger by as much and codes saturate where the calibrated ones
+  /// would, at `q_limit()` and `k_limit()`, so that sums of products are bounded (docs/numbers.md).
+  /// 0 where Q is not quantized.
+  std::int32_t qk_exponent_shift = 0;
   std::vector<LayerCache> caches;  ///< one per layer
   std::vector<PlanWeight> weights;
   std::vector<std::int32_t> slot_cols;
@@ -92,9 +98,26 @@ struct Plan {
   std::string tuned_library;  ///< what `tuned` is valid for
   std::vector<TunedProduct> tuned;
 
+  /// K takes half of the shift, Q the larger half.
+  int k_exponent_shift() const { return qk_exponent_shift / 2; }
+  int q_exponent_shift() const { return qk_exponent_shift - k_exponent_shift(); }
+  /// Largest codes of Q and K.
+  float q_limit() const { return std::ldexp(kE4m3Max, -q_exponent_shift()); }
+  float k_limit() const { return std::ldexp(kE4m3Max, -k_exponent_shift()); }
+
   /// Bytes of cache that one token takes over all layers, scales aside.
   std::int64_t kv_bytes_per_token() const;
 };
+
+/// Largest Plan::qk_exponent_shift: more would leave no normal codes.
+inline constexpr std::int32_t kMaxQkExponentShift = 16;
+
+/// The shift with which no sum of `head_dim` products of Q's and K's codes passes FP16's 65,504: 9
+/// for 128, 8 for 64.
+std::int32_t half_score_shift(std::int32_t head_dim);
+
+/// Gives a plan whose scales are the calibrated ones that shift.
+void fold_exponent_shift(Plan& plan, std::int32_t shift);
 
 /// Checks everything that a backend relies on: slots and weights in range, shapes that fit
 /// each other, weights with all their bytes, positive finite scales, every slot written, and before

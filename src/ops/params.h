@@ -5,6 +5,7 @@
 
 #include <cstdint>
 
+#include "formats/float_formats.h"
 #include "ops/kv_layout.h"
 #include "tensor/tensor.h"
 
@@ -49,6 +50,7 @@ struct KvScales {
   const float* v = nullptr;
   const float* q = nullptr;  ///< nullptr: Q stays unquantized
   int count = 1;
+  float k_limit = kE4m3Max, q_limit = kE4m3Max;  ///< codes saturate there
 };
 
 /// One layer's cache. FP16 pages ignore `scales`.

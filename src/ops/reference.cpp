@@ -58,9 +58,16 @@ void norm_and_rotate(const RopeKvWriteParams& params, const WeightView& norm, st
   }
 }
 
-void store(void* memory, int elem_bytes, std::int64_t offset, float value, float scale) {
+/// Quotients beyond `limit`, the largest code, saturate there; NaN stays NaN.
+std::uint8_t code_of(float value, float scale, float limit) {
+  const float quotient = value / scale;
+  return e4m3_from_float(quotient > limit ? limit : quotient < -limit ? -limit : quotient);
+}
+
+void store(void* memory, int elem_bytes, std::int64_t offset, float value, float scale,
+           float limit) {
   if (elem_bytes == 1) {
-    static_cast<std::uint8_t*>(memory)[offset] = e4m3_from_float(value / scale);
+    static_cast<std::uint8_t*>(memory)[offset] = code_of(value, scale, limit);
   } else {
     static_cast<std::uint16_t*>(memory)[offset] = f16_from_float(value);
   }
@@ -91,9 +98,9 @@ void write_token(const RopeKvWriteParams& params, const float* k, const float* v
     for (int dim = 0; dim < layout.head_dim; ++dim) {
       const int column = head * layout.head_dim + dim;
       store(cache.k, layout.elem_bytes, layout.k_offset(page, head, slot, dim),
-            round_to(params.model_dtype, k[column]), k_scale);
+            round_to(params.model_dtype, k[column]), k_scale, cache.scales.k_limit);
       store(cache.v, layout.elem_bytes, layout.v_offset(page, head, slot, dim),
-            round_to(params.model_dtype, v[column]), v_scale);
+            round_to(params.model_dtype, v[column]), v_scale, kE4m3Max);
     }
   }
 }
@@ -214,9 +221,10 @@ void rope_kv_write(const RopeKvWriteParams& params) {
   const float* q_scale = layout.elem_bytes == 1 ? params.cache.scales.q : nullptr;
   for (std::size_t i = 0; i < rotated.q.size(); ++i) {
     const float rounded = round_to(params.model_dtype, rotated.q[i]);
-    params.q_out[i] = q_scale == nullptr
-                          ? rounded
-                          : e4m3_to_float(e4m3_from_float(rounded / *q_scale)) * *q_scale;
+    params.q_out[i] =
+        q_scale == nullptr
+            ? rounded
+            : e4m3_to_float(code_of(rounded, *q_scale, params.cache.scales.q_limit)) * *q_scale;
   }
 }
 

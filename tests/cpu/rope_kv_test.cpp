@@ -17,6 +17,7 @@ struct RopeCase {
   int num_heads, num_kv_heads, head_dim, elem_bytes;
   DType model_dtype;
   bool norms, per_head_scales, quantized_q;
+  float k_limit = kE4m3Max, q_limit = kE4m3Max;
 };
 
 /// Codes and Q must be those of the reference, bit for bit.
@@ -28,6 +29,8 @@ void check_rope_kv(cpu::Workspace& workspace, const RopeCase& c, Random& random)
   const KvLayout layout{c.num_kv_heads, c.head_dim, c.elem_bytes};
   TestCache expected(layout, batch.num_pages, c.per_head_scales, c.quantized_q, random);
   TestCache got(layout, batch.num_pages, c.per_head_scales, c.quantized_q, random);
+  expected.view.scales.k_limit = c.k_limit;
+  expected.view.scales.q_limit = c.q_limit;
   got.view.scales = expected.view.scales;
   const std::int64_t q_cols = std::int64_t{c.num_heads} * c.head_dim;
   const std::int64_t kv_cols = std::int64_t{c.num_kv_heads} * c.head_dim;
@@ -87,6 +90,7 @@ TEST(CpuRopeKvWrite, StoresTheReferencesCodesBitForBit) {
         check_rope_kv(workspace, {9, 3, 64, 1, model, norms, false, true}, random);
         check_rope_kv(workspace, {4, 4, 128, 1, model, norms, true, false}, random);
         check_rope_kv(workspace, {7, 1, 72, 1, model, norms, true, true}, random);
+        check_rope_kv(workspace, {6, 2, 64, 1, model, norms, false, true, 28.0f, 14.0f}, random);
         check_rope_kv(workspace, {2, 1, 8, 2, model, norms, false, true}, random);
         check_rope_kv(workspace, {8, 2, 256, 2, model, norms, true, false}, random);
       }

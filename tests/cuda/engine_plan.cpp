@@ -40,6 +40,9 @@ class DecoderMaker {
     plan.steps.push_back(SelectRowsStep{0, 7});
     plan.steps.push_back(RmsNormStep{7, 0, norm(shape_.hidden), 1e-5f});
     plan.steps.push_back(LinearStep{0, 8, matrix(shape_.vocab, shape_.hidden)});
+    if (cache_ == CacheKind::kFp8HalfScores) {
+      fold_exponent_shift(plan, half_score_shift(plan.head_dim));
+    }
     decoder_.embedding = random({shape_.vocab, shape_.hidden}, 1.0f, 0.0f, DType::kF16);
     return std::move(decoder_);
   }

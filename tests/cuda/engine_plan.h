@@ -26,7 +26,8 @@ inline constexpr DecoderShape kQwen3{.name = "qwen3",
                                      .head_norms = true,
                                      .dtype = DType::kBF16};
 
-enum class CacheKind { kF16, kFp8, kFp8PerHead, kFp8WithF16Queries };
+/// kFp8HalfScores: exponents shifted so that prefill attention may sum scores in FP16.
+enum class CacheKind { kF16, kFp8, kFp8PerHead, kFp8WithF16Queries, kFp8HalfScores };
 
 struct RandomDecoder {
   Plan plan;

@@ -280,6 +280,8 @@ INSTANTIATE_TEST_SUITE_P(
     ::testing::Values(Case{kLlama3, CacheKind::kF16}, Case{kLlama3, CacheKind::kFp8PerHead},
                       Case{kLlama3, CacheKind::kFp8WithF16Queries}, Case{kQwen25, CacheKind::kF16},
                       Case{kQwen25, CacheKind::kFp8}, Case{kQwen3, CacheKind::kF16},
+                      Case{kLlama3, CacheKind::kFp8HalfScores},
+                      Case{kQwen3, CacheKind::kFp8HalfScores},
                       Case{kQwen3, CacheKind::kFp8PerHead}));
 
 TEST(CudaEngineLimits, RefusesWhatItCannotRunInOneLine) {

@@ -24,6 +24,7 @@ struct Case {
   float scale = 0.0123f;
   std::vector<int> positions;  ///< of each row, -1 = padding; empty: as the slots
   bool every_value = false;    ///< V takes all bit patterns in turn
+  float q_limit = 448.0f, k_limit = 448.0f;
 };
 
 /// One random problem: the same inputs for the kernel and for the reference.
@@ -133,10 +134,15 @@ std::vector<float> transformed(const Problem& p, std::vector<float> x, const flo
   return x;
 }
 
-void store(const Problem& p, std::vector<std::uint8_t>& pool, std::int64_t at, float x,
-           float scale) {
+std::uint8_t code_of(float x, float scale, float limit) {
+  const float quotient = x / scale;
+  return e4m3_from_float(std::isnan(quotient) ? quotient : std::clamp(quotient, -limit, limit));
+}
+
+void store(const Problem& p, std::vector<std::uint8_t>& pool, std::int64_t at, float x, float scale,
+           float limit) {
   if (p.c.fp8) {
-    pool[at] = e4m3_from_float(x / scale);
+    pool[at] = code_of(x, scale, limit);
   } else {
     const std::uint16_t bits = f16_from_float(x);
     std::memcpy(&pool[2 * at], &bits, 2);
@@ -186,7 +192,7 @@ Written reference_write(const Problem& p) {
       for (int h = 0; h < c.num_heads; ++h) {
         const auto x = transformed(p, head(rotated.q, row * c.num_heads + h), nullptr, c.hadamard);
         for (float value : x) {
-          w.q.push_back(c.fp8_q ? e4m3_to_float(e4m3_from_float(value / p.q_scale[0]))
+          w.q.push_back(c.fp8_q ? e4m3_to_float(code_of(value, p.q_scale[0], c.q_limit))
                                 : f16_to_float(f16_from_float(value)));
         }
       }
@@ -197,8 +203,8 @@ Written reference_write(const Problem& p) {
         const auto v = transformed(p, head(rotated.v, row * c.num_kv_heads + h),
                                    c.offsets ? &p.v_offset[offset] : nullptr, false);
         for (int d = 0; d < c.head_dim; ++d) {
-          store(p, w.k, p.layout.k_offset(page, h, slot, d), k[d], p.k_scale[h]);
-          store(p, w.v, p.layout.v_offset(page, h, slot, d), v[d], p.v_scale[h]);
+          store(p, w.k, p.layout.k_offset(page, h, slot, d), k[d], p.k_scale[h], c.k_limit);
+          store(p, w.v, p.layout.v_offset(page, h, slot, d), v[d], p.v_scale[h], 448.0f);
         }
       }
     }
@@ -236,6 +242,8 @@ Written kernel_write(const Problem& p) {
   if (c.fp8) a.k_scale = k_scale.get(), a.v_scale = v_scale.get();
   if (c.fp8_q) a.q_scale = q_scale.get();
   a.scale_per_head = c.scale_per_head;
+  a.q_limit = c.q_limit;
+  a.k_limit = c.k_limit;
   a.batch = static_cast<int>(c.rows.size());
   a.rows = p.total_rows;
   a.max_rows_per_sequence = *std::max_element(c.rows.begin(), c.rows.end());
@@ -302,6 +310,21 @@ TEST(KvWriteTest, EveryVariantWritesTheReferencesCodes) {
     c.past = {13, 63, 64};
     c.scale_per_head = decode;
     expect_same(c, "variant " + std::to_string(bits));
+  }
+}
+
+TEST(KvWriteTest, CodesSaturateAtTheirLimits) {
+  KV8_NEEDS_GPU();
+  for (int bits = 0; bits < 16; ++bits) {
+    Case c;
+    c.head_dim = bits & 1 ? 64 : 128;
+    c.rows = bits & 2 ? std::vector<int>{1, 1, 1} : std::vector<int>{70, 1, 9};
+    c.past = {13, 63, 64};
+    c.nasty = bits & 4;
+    c.scale = bits & 8 ? 0.125f : 0.2f;  // values of 3 deviate by 15 to 25 codes
+    c.q_limit = 14.0f;
+    c.k_limit = 28.0f;
+    expect_same(c, "limits " + std::to_string(bits));
   }
 }
 

@@ -101,7 +101,7 @@ TEST_F(EngineFile, OutlivesTheNameOfItsFile) {
 TEST_F(EngineFile, NamesWhatToRebuild) {
   std::string other = bytes_;
   other[8] = 9;
-  expect_error(read(other), {"llm.engine", "engine format 9", "reads 1", "llm_build"});
+  expect_error(read(other), {"llm.engine", "engine format 9", "reads 2", "llm_build"});
   other = bytes_;
   other.replace(16, 4, "cuda");
   expect_error(read(other), {"built for backend cuda", "--backend cpu"});

@@ -110,6 +110,45 @@ TEST_P(Planner, TakesScalesFromTheGraph) {
   }
 }
 
+TEST_P(Planner, FoldsTheExponentShiftIntoTheScales) {
+  const test::TempDir dir;
+  ASSERT_NO_FATAL_FAILURE(write_fp8_checkpoint(GetParam(), Scales::kPerHead, dir.path()));
+  const Graph graph = decoder_graph(dir.path());
+  const Plan plain = plan_graph(graph, {}).value();
+  EXPECT_EQ(plain.qk_exponent_shift, 0);
+  EXPECT_EQ(plain.q_limit(), 448.0f);
+  const Plan shifted = plan_graph(graph, {.qk_exponent_shift = 9}).value();
+  EXPECT_EQ(shifted.qk_exponent_shift, 9);
+  EXPECT_EQ(shifted.q_limit(), 14.0f);
+  EXPECT_EQ(shifted.k_limit(), 28.0f);
+  for (std::size_t i = 0; i < plain.caches.size(); ++i) {
+    const LayerCache &a = plain.caches[i], &b = shifted.caches[i];
+    EXPECT_EQ(b.q_scale[0], 32 * a.q_scale[0]);
+    EXPECT_EQ(b.v_scale, a.v_scale);
+    for (std::size_t h = 0; h < a.k_scale.size(); ++h) EXPECT_EQ(b.k_scale[h], 16 * a.k_scale[h]);
+  }
+  const Plan fitted = plan_graph(graph, {.fit_half_scores = true}).value();
+  EXPECT_EQ(fitted.qk_exponent_shift, half_score_shift(plain.head_dim));
+  // Explicitly asked for, it is not ignored.
+  expect_error(plan_graph(graph, {.q_dtype = DType::kF16, .qk_exponent_shift = 9}),
+               {"qk_exponent_shift of 9", "FP8 queries"});
+  expect_error(plan_graph(graph, {.qk_exponent_shift = 17}),
+               {"qk_exponent_shift is 17", "0 to 16"});
+  EXPECT_EQ(plan_graph(graph, {.q_dtype = DType::kF16, .fit_half_scores = true})->qk_exponent_shift,
+            0);
+}
+
+TEST(HalfScoreShift, KeepsSumsOfProductsWithinHalf) {
+  EXPECT_EQ(half_score_shift(128), 9);
+  EXPECT_EQ(half_score_shift(64), 8);
+  for (int head_dim = 1; head_dim <= 256; ++head_dim) {
+    const double largest = 448.0 * 448.0 * head_dim;
+    const int shift = half_score_shift(head_dim);
+    EXPECT_LE(std::ldexp(largest, -shift), 65504.0);
+    EXPECT_GT(std::ldexp(largest, 1 - shift), 65504.0);
+  }
+}
+
 TEST_P(Planner, LastTokenOnlyMakesTheSamePlan) {
   const io::Checkpoint checkpoint = io::Checkpoint::open(tiny_model(GetParam())).value();
   models::DecoderOptions options;

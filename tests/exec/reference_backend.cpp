@@ -88,9 +88,12 @@ KvCacheView ReferenceBackend::cache(std::int32_t layer) {
   const LayerCache& info = plan_.caches[static_cast<std::size_t>(layer)];
   KvCacheView view{pages.layout, pages.k.data(), pages.v.data(), {}};
   if (info.dtype == DType::kF8E4M3) {
-    view.scales = {info.k_scale.data(), info.v_scale.data(),
+    view.scales = {info.k_scale.data(),
+                   info.v_scale.data(),
                    info.q_scale.empty() ? nullptr : info.q_scale.data(),
-                   static_cast<int>(info.k_scale.size())};
+                   static_cast<int>(info.k_scale.size()),
+                   plan_.k_limit(),
+                   plan_.q_limit()};
   }
   return view;
 }

@@ -51,6 +51,10 @@ void define_build(CLI::App& app, Action& action) {
   app.add_option("--qDtype", flags->q_dtype, "What Q is rounded to in FP8 attention")
       ->check(one_of({"fp8", "fp16"}))
       ->capture_default_str();
+  app.add_option("--qkExponentShift", flags->config.qk_exponent_shift,
+                 "Powers of two folded into the scales of FP8 Q and K (default: on a GPU what sums "
+                 "of scores in FP16 need, on the CPU 0)")
+      ->check(CLI::Range(0, kMaxQkExponentShift));
   flags->config.backend = "auto";
   app.add_option("--backend", flags->config.backend,
                  "Where the engine will run (auto: cuda if there is a GPU)")

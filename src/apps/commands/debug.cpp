@@ -13,7 +13,7 @@ namespace {
 struct LogitsFlags {
   std::string checkpoint, ids_file, out_file, kv = "fp16", q_dtype = "fp8";
   std::string device = "cpu";
-  std::int32_t prefill = 0;
+  std::int32_t prefill = 0, qk_exponent_shift = exec::kShiftOfBackend;
   int threads = 0;
 };
 
@@ -22,6 +22,7 @@ Status dump_logits(const LogitsFlags& flags, const Reporter& reporter) {
   exec::BuilderConfig config;
   config.backend = exec::choose_backend(flags.device, reporter);
   config.q_dtype = flags.q_dtype == "fp8" ? DType::kF8E4M3 : DType::kF16;
+  config.qk_exponent_shift = flags.qk_exponent_shift;
   const auto engine =
       KV8_TRY(exec::Engine::from_checkpoint(flags.checkpoint, flags.kv == "fp8", config));
   const auto ids = KV8_TRY(read_token_ids(flags.ids_file, engine->config().vocab_size));
@@ -71,6 +72,8 @@ void add_debug(CLI::App& parent, Action& action) {
   logits->add_option("--qDtype", flags->q_dtype, "What Q is rounded to with an FP8 cache")
       ->check(one_of({"fp8", "fp16"}))
       ->capture_default_str();
+  logits->add_option("--qkExponentShift", flags->qk_exponent_shift, "As of llm_build")
+      ->check(CLI::Range(0, kMaxQkExponentShift));
   logits
       ->add_option("--prefill", flags->prefill,
                    "Ids to process at once, the rest one by one (0: all)")

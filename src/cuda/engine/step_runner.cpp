@@ -1,5 +1,6 @@
 #include "cuda/engine/step_runner.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "cuda/attention/attention.h"
@@ -22,6 +23,22 @@ struct StepRunner::Run {
   bool swiglu_done = false;                   ///< the product before did it
 };
 
+namespace {
+
+/// FP16 scores where the plan's exponent shift bounds them, for every head.
+ScoreType scores_of(const Plan& plan, const LayerCache& layer) {
+  if (!fp8_queries(layer)) return ScoreType::kF32;
+  constexpr float kLog2E = 1.44269504088896341f;
+  const auto fits = [&](float k_scale) {
+    const float logit_scale = layer.q_scale[0] * k_scale * plan.softmax_scale * kLog2E;
+    return score_type_for(plan.q_limit(), plan.k_limit(), plan.head_dim, logit_scale) ==
+           ScoreType::kF16;
+  };
+  return std::ranges::all_of(layer.k_scale, fits) ? ScoreType::kF16 : ScoreType::kF32;
+}
+
+}  // namespace
+
 Result<StepRunner> StepRunner::create(const Plan& plan, const Program& program,
                                       const EngineMemory& memory, Products& products) {
   StepRunner runner(plan, program, memory, products);
@@ -29,6 +46,7 @@ Result<StepRunner> StepRunner::create(const Plan& plan, const Program& program,
     runner.max_norm_cols_[static_cast<std::size_t>(rows)] = KV8_TRY(gemv_max_norm_columns(rows));
   }
   runner.slots_.resize(plan.slot_cols.size());
+  for (const LayerCache& layer : plan.caches) runner.score_types_.push_back(scores_of(plan, layer));
   return runner;
 }
 
@@ -145,6 +163,8 @@ Status StepRunner::step(Run& run, const RopeKvWriteStep& step) {
   args.k_scale = memory_->k_scale(step.layer);
   args.v_scale = memory_->v_scale(step.layer);
   args.scale_per_head = layer.k_scale.size() > 1;
+  args.q_limit = plan_->q_limit();
+  args.k_limit = plan_->k_limit();
   args.batch = run.shape.sequences();
   args.rows = run.rows;
   args.max_rows_per_sequence = run.shape.prefill_sequences > 0 ? run.shape.max_q_len : 1;
@@ -227,9 +247,7 @@ Status StepRunner::prefill(const Run& run, const AttentionStep& step) {
   args.kv_type = layer.dtype == DType::kF8E4M3 ? KvType::kE4m3 : KvType::kF16;
   args.q_type = fp8_queries(layer) ? KvType::kE4m3 : KvType::kF16;
   args.out_type = program_->bf16 ? OutType::kBf16 : OutType::kF16;
-  // A plan has scales, and no bound on codes below E4M3's 448, which proves nothing about FP16
-  // scores (score_type_for): FP32 ones it is.
-  args.score_type = ScoreType::kF32;
+  args.score_type = score_types_[static_cast<std::size_t>(step.layer)];
   const PreparedPrefill prepared = KV8_TRY(prepare_prefill(args));
   return prepared.launch(run.stream);
 }

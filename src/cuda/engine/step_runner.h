@@ -6,6 +6,7 @@
 #include <array>
 #include <vector>
 
+#include "cuda/attention/params.h"
 #include "cuda/dense/gemv/params.h"
 #include "cuda/engine/batch_image.h"
 #include "cuda/engine/engine_memory.h"
@@ -66,6 +67,7 @@ class StepRunner {
   const EngineMemory* memory_;
   Products* products_;
   std::array<int, kGemvMaxRows + 1> max_norm_cols_{};  // by rows
+  std::vector<ScoreType> score_types_;                 // by layer
   std::vector<void*> slots_;
 };
 

@@ -135,13 +135,15 @@ __device__ __forceinline__ void finish_head(const KvWriteArgs& args, const RowPl
   if constexpr (C::kFp8Q != C::kFp8Cache) {
     if (is_q) {
       place<C::kFp8Q, C::kLanes>(args.q_out, (at.row * args.num_heads + head) * C::kHeadDim, j,
-                                 round<C::kFp8Q>(x.low, by), round<C::kFp8Q>(x.high, by));
+                                 round<C::kFp8Q>(x.low, by, args.q_limit),
+                                 round<C::kFp8Q>(x.high, by, args.q_limit));
       return;
     }
   }
   const KvLayout layout = layout_of(args, C::kElemBytes);
-  const auto low = round<C::kFp8Cache>(x.low, by);
-  const auto high = round<C::kFp8Cache>(x.high, by);
+  const float limit = is_q ? args.q_limit : is_v ? 448.0f : args.k_limit;
+  const auto low = round<C::kFp8Cache>(x.low, by, limit);
+  const auto high = round<C::kFp8Cache>(x.high, by, limit);
   if (is_v) {
     place_column<C::kFp8Cache>(args.v_pool, layout.v_offset(at.page, kv_head, at.slot, 8 * j), low);
     place_column<C::kFp8Cache>(

@@ -32,6 +32,10 @@ Status check_pointers(const KvWriteArgs& a) {
         "KV write: scales go with FP8: K's and V's with an FP8 cache, Q's with FP8 "
         "queries");
   }
+  if (!(a.q_limit > 0.0f) || !(a.k_limit > 0.0f)) {
+    return usage_error("KV write: limits of codes {} and {} must be positive", a.q_limit,
+                       a.k_limit);
+  }
   if (a.fp8_q && !a.fp8_cache) {
     return unsupported("KV write: FP8 queries beside an FP16 cache");
   }

@@ -43,6 +43,7 @@ struct KvWriteArgs {
   const float* k_scale = nullptr;
   const float* v_scale = nullptr;
   bool scale_per_head = false;
+  float q_limit = 448.0f, k_limit = 448.0f;  ///< largest codes of Q and K: beyond, they saturate
 
   int batch = 0;
   int rows = 0;

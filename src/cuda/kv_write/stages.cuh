@@ -209,11 +209,22 @@ struct Codes<false> {
   using Words = uint4;
 };
 
-/// `by` is not used for FP16.
+/// At most `limit` in magnitude; NaN stays NaN.
+__device__ __forceinline__ void saturate(float (&x)[8], float limit) {
+#pragma unroll
+  for (int i = 0; i < 8; ++i) {
+    asm("min.NaN.f32 %0, %0, %1;" : "+f"(x[i]) : "f"(limit));
+    asm("max.NaN.f32 %0, %0, %1;" : "+f"(x[i]) : "f"(-limit));
+  }
+}
+
+/// `by` and `limit`, the largest code, are not used for FP16.
 template <bool kFp8>
-__device__ __forceinline__ typename Codes<kFp8>::Words round(float (&x)[8], const Divisor& by) {
+__device__ __forceinline__ typename Codes<kFp8>::Words round(float (&x)[8], const Divisor& by,
+                                                             float limit) {
   if constexpr (kFp8) {
     divide(x, by);
+    if (limit < 448.0f) saturate(x, limit);
     return make_uint2(ptx::floats_to_e4m3(x[0], x[1], x[2], x[3]),
                       ptx::floats_to_e4m3(x[4], x[5], x[6], x[7]));
   } else {
