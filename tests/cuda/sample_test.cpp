@@ -146,7 +146,7 @@ SampleSettings settings(float temperature, std::int32_t top_k, float top_p, std:
 /// Every combination of settings on one row of logits.
 void add_all_settings(Batch& batch, const std::vector<float>& row, std::mt19937& random) {
   for (const float temperature : {0.0f, 0.7f, 1.0f, 3.0f}) {
-    for (const int top_k : {0, 1, 3, 50, 1000, 1 << 30}) {
+    for (const int top_k : {0, 1, 3, 50, 64, 65, 1000, 1 << 30}) {
       for (const float top_p : {0.0f, 0.3f, 0.9f, 1.0f}) {
         const bool logprobs = random() % 4 == 0;
         batch.add(row, settings(temperature, top_k, top_p, random(), logprobs ? 20 : 0));

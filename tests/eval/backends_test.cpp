@@ -36,6 +36,7 @@ class Side {
     exec::BuilderConfig config;
     config.backend = backend;
     config.q_dtype = caches.q_dtype;
+    config.qk_exponent_shift = exec::kShiftForHalfScores;  // the same codes on both
     config.max_kv_cache_capacity = 512;
     engine_ = exec::Engine::from_checkpoint(checkpoint, caches.fp8, config).value();
     backend_ =

@@ -21,13 +21,14 @@ constexpr std::size_t kColdBytes = std::size_t{256} << 20;
 constexpr std::int64_t kMaxLogitsRows = 256;
 
 /// The next larger number of rows that kernels are chosen for: doubled up to 128, then every 64 up
-/// to 1,024 and four an octave beyond. A kernel's tile of rows suits some numbers and not others:
-/// 544 rows, 32 sequences beside 512 tokens of a prompt, are 768 in the tiles of 256 that are best
-/// for 1,024.
+/// to 1,024 and four an octave beyond, and 2,112: decode steps beside the usual 2,048 of a prompt.
+/// A kernel's tile of rows suits some numbers and not others: 544 rows, 32 sequences beside 512
+/// tokens of a prompt, are 768 in the tiles of 256 that are best for 1,024.
 std::int64_t next_rows(std::int64_t rows) {
   if (rows < 128) return 2 * rows;
-  if (rows < 1024) return rows + 64;
-  return rows + static_cast<std::int64_t>(std::bit_floor(static_cast<std::uint64_t>(rows))) / 4;
+  if (rows < 1024 || rows == 2048) return rows + 64;
+  const auto octave = static_cast<std::int64_t>(std::bit_floor(static_cast<std::uint64_t>(rows)));
+  return (rows / (octave / 4) + 1) * (octave / 4);
 }
 
 std::set<ProductShape> shapes_of(const Plan& plan, const Program& program, std::int64_t max_rows) {

@@ -1,6 +1,7 @@
 // Finds a token of a row by its rank or by the weight of the better ones, without sorting: the
 // blocks of a row count their logits into buckets in the order of the logits, and look again into
-// the bucket where the goal lies until it holds a single value.
+// the bucket where the goal lies until it holds a single value. Where few logits are left to look
+// at, one block does the rest alone.
 #pragma once
 
 #include "cuda/dense/sample/state.cuh"
@@ -17,19 +18,6 @@ struct LocalHistogram {
 struct Summed {
   uint32_t count[kBuckets], max_key[kBuckets], min_key[kBuckets];
   Mass mass[kBuckets];
-};
-
-/// How logits become weights: exp((logit - largest) / temperature).
-struct Weighing {
-  double largest, rate;  ///< rate: 1 / temperature
-
-  __device__ Word units(float logit) const {
-    return __double2ull_rn(exp((logit - largest) * rate) * 0x1p56);
-  }
-  __device__ Mass mass(float logit) const {
-    const Word w = units(logit);
-    return {w >> 38, w & ((Word{1} << 38) - 1)};
-  }
 };
 
 /// What lies before a place in the order.
@@ -58,7 +46,6 @@ struct Place {
 };
 
 struct SelectMemory {
-  uint32_t keys[kSlice];  ///< 0 past the end of the row
   LocalHistogram local;
   Summed first, current;
   Weighing weighing;
@@ -73,20 +60,18 @@ struct SelectMemory {
 
 class Selector {
  public:
-  __device__ __forceinline__ Selector(SelectMemory& memory, RowState& state, int part, int parts)
-      : m_(memory), state_(state), part_(part), parts_(parts), team_(state, parts) {}
+  /// `keys`: kSlice of them, 0 where there is no logit.
+  __device__ __forceinline__ Selector(SelectMemory& memory, const uint32_t* keys, RowState& state,
+                                      int part, int parts)
+      : m_(memory), keys_(keys), state_(state), part_(part), parts_(parts), team_(state, parts) {}
 
   __device__ __forceinline__ Team& team() { return team_; }
 
-  /// Empties the histograms that earlier launches left; comes before the team's first barrier.
-  __device__ __forceinline__ void clear() {
-    for (int i = part_ * kThreads + static_cast<int>(threadIdx.x); i < kHistograms * kBuckets;
-         i += parts_ * kThreads) {
-      state_.buckets[i / kBuckets][i % kBuckets] = Bucket{};
-    }
-  }
+  /// From here on the block's keys are all that count, and no other block takes part.
+  __device__ __forceinline__ void go_alone() { alone_ = true; }
+  __device__ __forceinline__ bool alone() const { return alone_; }
 
-  /// The first histogram, over the whole row: linear in the logit, 16 buckets for a factor e in
+  /// The first histogram, over everything: linear in the logit, 16 buckets for a factor e in
   /// weight; the last one takes the rest.
   __device__ __forceinline__ void begin(const Weighing& weighing) {
     if (threadIdx.x == 0) m_.weighing = weighing;  // count synchronises before it reads
@@ -145,33 +130,19 @@ class Selector {
     __syncthreads();
     uint32_t rest = 0, rest_max = 0, rest_inverse = 0;  // most logits are in the last bucket
     Word rest_units = 0;
-    constexpr int kTogether = 2;  // exponentials are long chains
 #pragma unroll 1
-    for (int i = 0; i < kItems; i += kTogether) {
-      uint32_t keys[kTogether];
-      bool any = false;
-#pragma unroll
-      for (int j = 0; j < kTogether; ++j) {
-        keys[j] = m_.keys[(i + j) * kThreads + thread];
-        if (!takes(keys[j])) keys[j] = 0;
-        any = any || keys[j] != 0;
-      }
-      if (!any) continue;
-      Word units[kTogether];
-#pragma unroll
-      for (int j = 0; j < kTogether; ++j) units[j] = m_.weighing.units(key_value(keys[j]));
-#pragma unroll
-      for (int j = 0; j < kTogether; ++j) {
-        if (keys[j] == 0) continue;
-        const int bucket = bucket_of_key(keys[j], key_value(keys[j]));
-        if (bucket < kBuckets - 1) {
-          add(bucket, 1, units[j], keys[j], ~keys[j]);
-        } else {
-          ++rest;
-          rest_units += units[j];
-          rest_max = max(rest_max, keys[j]);
-          rest_inverse = max(rest_inverse, ~keys[j]);
-        }
+    for (int i = 0; i < kItems; ++i) {
+      const uint32_t key = keys_[i * kThreads + thread];
+      if (key == 0 || !takes(key)) continue;
+      const Word units = m_.weighing.units(key_value(key));
+      const int bucket = bucket_of_key(key, key_value(key));
+      if (bucket < kBuckets - 1) {
+        add(bucket, 1, units, key, ~key);
+      } else {
+        ++rest;
+        rest_units += units;
+        rest_max = max(rest_max, key);
+        rest_inverse = max(rest_inverse, ~key);
       }
     }
     rest = __reduce_add_sync(~0u, rest);
@@ -184,9 +155,16 @@ class Selector {
       if (thread % 32 == 0) add(kBuckets - 1, rest, rest_units, rest_max, rest_inverse);
     }
     __syncthreads();
+    if (alone_) {
+      sum_up(Mass{Word{m_.local.limbs[0][thread]},
+                  (Word{m_.local.limbs[1][thread]} << 19) + m_.local.limbs[2][thread]},
+             m_.local.count[thread], m_.local.max_key[thread], m_.local.max_inverse[thread],
+             result);
+      return;
+    }
     publish();
     team_.barrier();
-    sum_up(result);
+    read_row(result);
     ++round_;
   }
 
@@ -214,17 +192,22 @@ class Selector {
 
   /// Reads the row's histogram and sums it up; clears the one of the round before, which nobody
   /// reads any more and the round after the next one fills.
-  __device__ __forceinline__ void sum_up(Summed& result) {
-    const int b = threadIdx.x, lane = b % 32, warp = b / 32;
+  __device__ __forceinline__ void read_row(Summed& result) {
+    const int b = threadIdx.x;
     const auto* words = reinterpret_cast<const uint4*>(&state_.buckets[round_ % kHistograms][b]);
     const uint4 low = __ldcg(words), high = __ldcg(words + 1);
-    Mass mass{Word{low.y} << 32 | low.x, Word{low.w} << 32 | low.z};
-    uint32_t n = high.x;
-    result.max_key[b] = high.y;
-    result.min_key[b] = ~high.z;
     if (round_ > 0 && b % parts_ == part_) {
       state_.buckets[(round_ - 1) % kHistograms][b] = Bucket{};
     }
+    sum_up({Word{low.y} << 32 | low.x, Word{low.w} << 32 | low.z}, high.x, high.y, high.z, result);
+  }
+
+  /// Prefix sums of a thread's bucket each.
+  __device__ __forceinline__ void sum_up(Mass mass, uint32_t n, uint32_t max_key,
+                                         uint32_t max_inverse, Summed& result) {
+    const int b = threadIdx.x, lane = b % 32, warp = b / 32;
+    result.max_key[b] = max_key;
+    result.min_key[b] = ~max_inverse;
     for (int offset = 1; offset < 32; offset *= 2) {
       const uint32_t other = __shfl_up_sync(~0u, n, offset);
       const Mass more{__shfl_up_sync(~0u, mass.high, offset),
@@ -275,8 +258,10 @@ class Selector {
   }
 
   SelectMemory& m_;
+  const uint32_t* keys_;
   RowState& state_;
   int part_, parts_, round_ = 0;
+  bool alone_ = false;
   Team team_;
 };
 

@@ -16,6 +16,10 @@ static_assert(kBuckets == kThreads, "a thread looks after one bucket");
 constexpr int kItems = kSlice / kThreads;
 constexpr int kHistograms = 3;  ///< one that is filled, one that is read, one that is cleared
 
+constexpr int kListed = 8192;  ///< candidates that a row has room for
+constexpr int kFine = 1280;    ///< buckets of the histogram of weights
+constexpr int kFewTopK = 64;   ///< top_k up to which no weights of other logits are needed
+
 using Word = unsigned long long;
 
 /// A key and an id in one word that is larger for the better token: larger logit, then lower id.
@@ -46,6 +50,19 @@ struct Mass {
   }
 };
 
+/// How logits become weights: exp((logit - largest) / temperature).
+struct Weighing {
+  double largest, rate;  ///< rate: 1 / temperature
+
+  __device__ Word units(float logit) const {
+    return __double2ull_rn(exp((logit - largest) * rate) * 0x1p56);
+  }
+  __device__ Mass mass(float logit) const {
+    const Word w = units(logit);
+    return {w >> 38, w & ((Word{1} << 38) - 1)};
+  }
+};
+
 struct Bucket {
   Mass mass;
   uint32_t count, max_key, max_inverse, unused;  ///< max_inverse: largest ~key
@@ -53,18 +70,19 @@ struct Bucket {
 
 /// One block's contribution to its row.
 struct Part {
-  Word best;         ///< candidate of the largest biased logit
-  double sum;        ///< of exp(logit - largest), where log-probabilities are asked for
-  float largest;     ///< without bias
-  uint32_t fault;    ///< first NaN or +infinity, or ~0
-  uint32_t finite;   ///< whether there is a finite logit
-  uint32_t matches;  ///< logits that equal the selected one
+  Word best;        ///< candidate of the largest biased logit
+  double sum;       ///< of exp(logit - largest), where log-probabilities are asked for
+  float largest;    ///< without bias
+  uint32_t fault;   ///< first NaN or +infinity, or ~0
+  uint32_t finite;  ///< whether there is a finite logit
+  uint32_t listed;  ///< candidates in the row's list, or logits that equal the selected one
 };
 
 struct RowState {
-  uint32_t arrived, left, gathered, unused;
+  uint32_t arrived, left, gathered, listed;
   Part parts[kMaxParts];
-  Word top[kSampleMaxLogprobs];
+  Word fine[kFine];    ///< weights, see FineHistogram
+  Word list[kListed];  ///< candidates for one block, or the likeliest tokens
   Bucket buckets[kHistograms][kBuckets];
 };
 
@@ -116,18 +134,21 @@ class Team {
   /// Arrives without waiting; true in the block that comes last. Nobody waits then.
   __device__ __forceinline__ bool arrive_last() {
     __shared__ bool last;
+    expected_ += static_cast<uint32_t>(parts_);
     __syncthreads();
     if (threadIdx.x == 0) {
-      last = add_acquire_release(&state_.arrived) + 1 == static_cast<uint32_t>(parts_);
+      last = add_acquire_release(&state_.arrived) + 1 == expected_;
       if (last) state_.arrived = 0;
     }
+    over_ = true;
     __syncthreads();
     return last;
   }
 
   /// Behind the last barrier: whoever leaves last makes the counters ready for the next launch.
+  /// arrive_last has done so already.
   __device__ __forceinline__ void leave() {
-    if (threadIdx.x != 0) return;
+    if (over_ || threadIdx.x != 0) return;
     if (add_acquire_release(&state_.left) + 1 == static_cast<uint32_t>(parts_)) {
       state_.arrived = state_.left = 0;
     }
@@ -137,6 +158,7 @@ class Team {
   RowState& state_;
   int parts_;
   uint32_t expected_ = 0;
+  bool over_ = false;
 };
 
 }  // namespace kv8::sample

@@ -1,0 +1,299 @@
+// What every block of a row begins and ends with: its logits, their best, what is wrong with them;
+// the row's token.
+#pragma once
+
+#include <cfloat>
+
+#include "cuda/dense/sample/state.cuh"
+
+namespace kv8::sample {
+
+/// A block's view of its row.
+struct RowMemory {
+  uint32_t keys[kSlice];  ///< of its logits, biases added; 0 past the end of the row
+  Part warps[kWarps];
+  uint32_t warp_count[kWarps];
+  Part row;             ///< the row's parts joined
+  double logprob_base;  ///< log of the row's sum of exponentials
+  SampleSettings settings;
+};
+
+/// splitmix64's finaliser, as uniform_at (ops/sampling.h) uses it.
+__device__ __forceinline__ double uniform_at(Word seed, Word counter) {
+  const auto mix = [](Word x) {
+    x += 0x9E3779B97F4A7C15u;
+    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9u;
+    x = (x ^ (x >> 27)) * 0x94D049BB133111EBu;
+    return x ^ (x >> 31);
+  };
+  return __ull2double_rn(mix(mix(seed) ^ counter) >> 11) * 0x1p-53;
+}
+
+/// The warp's largest word.
+__device__ __forceinline__ Word warp_max(Word word) {
+  const auto high = static_cast<uint32_t>(word >> 32), low = static_cast<uint32_t>(word);
+  const uint32_t most = __reduce_max_sync(~0u, high);
+  return Word{most} << 32 | __reduce_max_sync(~0u, high == most ? low : 0);
+}
+
+/// The parts of a warp's lanes joined. `sums`: with their sums of exponentials.
+__device__ __forceinline__ Part join_warp(Part p, bool sums) {
+  p.best = warp_max(p.best);
+  p.fault = __reduce_min_sync(~0u, p.fault);
+  p.finite = __reduce_or_sync(~0u, p.finite);
+  if (!sums) return p;
+  const float largest = key_value(__reduce_max_sync(~0u, order_key(p.largest)));
+  if (p.sum != 0.0) p.sum *= exp(static_cast<double>(p.largest) - largest);
+  p.largest = largest;
+  for (int offset = 1; offset < 32; offset *= 2) p.sum += __shfl_xor_sync(~0u, p.sum, offset);
+  return p;
+}
+
+/// A block of the team of a row.
+class RowReader {
+ public:
+  __device__ __forceinline__ RowReader(const SampleArgs& args, RowMemory& memory, RowState& state,
+                                       int row, int part, int parts)
+      : a_(args),
+        m_(memory),
+        state_(state),
+        logits_(args.logits + static_cast<int64_t>(row) * args.vocab),
+        row_(row),
+        part_(part),
+        parts_(parts) {}
+
+ protected:
+  using Logits = float[kItems];
+
+  __device__ __forceinline__ int num_top() const { return m_.settings.num_logprobs; }
+  __device__ __forceinline__ bool greedy() const {
+    return m_.settings.temperature == 0.0f || m_.settings.top_k == 1;
+  }
+  /// Whether few logits are left by top_k alone, and nothing but the token is asked for.
+  __device__ __forceinline__ bool few() const {
+    return num_top() == 0 && (greedy() || (m_.settings.top_k > 1 && m_.settings.top_k <= kFewTopK));
+  }
+  __device__ __forceinline__ int first_id() const { return part_ * kSlice; }
+  __device__ __forceinline__ int id_of(int i) const {
+    return first_id() + i * kThreads + static_cast<int>(threadIdx.x);
+  }
+  __device__ __forceinline__ uint32_t& key(int item) { return m_.keys[item]; }
+  /// The thread's i-th candidate, 0 past the end of the row.
+  __device__ __forceinline__ Word item_candidate(int i) {
+    const uint32_t own = key(i * kThreads + static_cast<int>(threadIdx.x));
+    return own == 0 ? 0 : candidate(own, id_of(i));
+  }
+  __device__ __forceinline__ bool faulty() const {
+    return m_.row.fault != ~0u || m_.row.finite == 0;
+  }
+  __device__ __forceinline__ int best() const { return candidate_id(m_.row.best); }
+  __device__ __forceinline__ Weighing weighing() const {
+    return {key_value(static_cast<uint32_t>(m_.row.best >> 32)),
+            1.0 / static_cast<double>(m_.settings.temperature)};
+  }
+
+  __device__ __forceinline__ void read_settings() {
+    if (threadIdx.x == 0) {
+      m_.settings = a_.settings[row_];
+      const int most = a_.top == nullptr ? 0 : min(kSampleMaxLogprobs, a_.vocab);
+      m_.settings.num_logprobs = max(0, min(m_.settings.num_logprobs, most));
+    }
+    __syncthreads();
+  }
+
+  /// Requests the block's logits; -infinity past the end of the row.
+  __device__ __forceinline__ void request(Logits& logit) const {
+    const bool whole = first_id() + kSlice <= a_.vocab;
+#pragma unroll
+    for (int i = 0; i < kItems; ++i) {
+      logit[i] = whole || id_of(i) < a_.vocab ? logits_[id_of(i)] : -INFINITY;
+    }
+  }
+
+  /// What is wrong with the thread's logits, their largest, and, where log-probabilities are asked
+  /// for, the sum of their exponentials. Before biases.
+  __device__ __forceinline__ Part inspect(const Logits& logit) const {
+    Part p{0, 0.0, -INFINITY, ~0u, 0, 0};
+    bool good = true;
+#pragma unroll
+    for (int i = 0; i < kItems; ++i) {
+      p.largest = fmaxf(p.largest, logit[i]);
+      good = good && logit[i] < INFINITY;
+    }
+    if (!good) {
+      for (int i = kItems - 1; i >= 0; --i) {
+        if (id_of(i) < a_.vocab && !(logits_[id_of(i)] < INFINITY)) p.fault = id_of(i);
+      }
+    }
+    p.finite = p.largest > -INFINITY;
+    if (num_top() > 0 && p.finite && good) {
+#pragma unroll 1
+      for (int i = 0; i < kItems; ++i) {
+        if (id_of(i) < a_.vocab) p.sum += exp(static_cast<double>(logits_[id_of(i)]) - p.largest);
+      }
+    }
+    return p;
+  }
+
+  /// Adds the row's biases; returns the thread's largest logit.
+  __device__ __forceinline__ float add_biases(Logits& logit, float largest) {
+    if (a_.bias == nullptr || m_.settings.num_bias == 0) return largest;
+#pragma unroll
+    for (int i = 0; i < kItems; ++i) {
+      key(i * kThreads + static_cast<int>(threadIdx.x)) = __float_as_uint(logit[i]);
+    }
+    __syncthreads();
+    for (int i = threadIdx.x; i < m_.settings.num_bias; i += kThreads) {
+      const SampleBias bias = a_.bias[m_.settings.first_bias + i];
+      const int item = bias.id - first_id();
+      if (bias.id < 0 || bias.id >= a_.vocab || item < 0 || item >= kSlice) continue;
+      key(item) = __float_as_uint(logits_[bias.id] + bias.bias);
+    }
+    __syncthreads();
+    largest = -INFINITY;
+#pragma unroll
+    for (int i = 0; i < kItems; ++i) {
+      logit[i] = __uint_as_float(key(i * kThreads + static_cast<int>(threadIdx.x)));
+      largest = fmaxf(largest, logit[i]);
+    }
+    __syncthreads();
+    return largest;
+  }
+
+  /// The warp's best candidate; `largest` is the thread's largest logit. Only the lanes that have
+  /// the warp's largest look for its id.
+  __device__ __forceinline__ Word best_of_warp(const Logits& logit, float largest) const {
+    const uint32_t most = __reduce_max_sync(~0u, order_key(largest));
+    int id = INT_MAX;
+    if (order_key(largest) == most) {
+#pragma unroll
+      for (int i = kItems - 1; i >= 0; --i) {
+        if (logit[i] == largest) id = id_of(i);
+      }
+    }
+    return candidate(most, __reduce_min_sync(~0u, id));
+  }
+
+  /// Publishes the block's part, `p` being the lanes' with their warp's best.
+  __device__ __forceinline__ void publish_part(Part p) {
+    p = join_warp(p, num_top() > 0);
+    if (threadIdx.x % 32 == 0) m_.warps[threadIdx.x / 32] = p;
+    __syncthreads();
+    if (threadIdx.x >= 32) return;
+    p = join_warp(m_.warps[threadIdx.x % kWarps], false);
+    if (num_top() > 0) join_sums(p, m_.warps, kWarps);
+    if (threadIdx.x == 0) state_.parts[part_] = p;
+  }
+
+  __device__ __forceinline__ void join_parts() {
+    if (threadIdx.x < 32) {
+      Part p{0, 0.0, -INFINITY, ~0u, 0, 0};
+      for (int i = threadIdx.x; i < parts_; i += 32) {
+        const Part* next = &state_.parts[i];
+        p.best = max(p.best, __ldcg(&next->best));
+        p.fault = min(p.fault, __ldcg(&next->fault));
+        p.finite |= __ldcg(&next->finite);
+      }
+      p = join_warp(p, false);
+      if (num_top() > 0) join_sums(p, state_.parts, parts_);
+      if (threadIdx.x == 0) {
+        m_.row = p;
+        if (num_top() > 0) m_.logprob_base = static_cast<double>(p.largest) + log(p.sum);
+      }
+    }
+    __syncthreads();
+  }
+
+  /// Stores the token; called by all threads of one block.
+  __device__ __forceinline__ void finish(int id) {
+    if (threadIdx.x != 0) return;
+    SampleToken token;
+    token.id = id;
+    if (m_.row.fault != ~0u) {
+      token.id = static_cast<int>(m_.row.fault);
+      token.fault = isnan(logits_[token.id]) ? SampleFault::kNan : SampleFault::kInfinity;
+    } else if (m_.row.finite == 0) {
+      token.id = 0;
+      token.fault = SampleFault::kNothingFinite;
+    } else if (num_top() > 0) {
+      token.logprob = logits_[id] - m_.logprob_base;
+    }
+    a_.tokens[row_] = token;
+    if (a_.ids != nullptr) a_.ids[row_] = token.fault == SampleFault::kNone ? token.id : -1;
+  }
+
+  __device__ __forceinline__ void store_drawn(int id) {
+    SampleToken token;
+    token.id = id;
+    if (num_top() > 0) token.logprob = logits_[id] - m_.logprob_base;
+    a_.tokens[row_] = token;
+    if (a_.ids != nullptr) a_.ids[row_] = id;
+  }
+
+  /// The share of a weight, below it even where the product is rounded up.
+  static __device__ __forceinline__ double drawn_mass(double share, double kept) {
+    const double mass = share * kept;
+    return mass < kept ? mass : __longlong_as_double(__double_as_longlong(kept) - 1);
+  }
+
+  __device__ __forceinline__ uint32_t sum_block(uint32_t own) {
+    own = __reduce_add_sync(~0u, own);
+    if (threadIdx.x % 32 == 0) m_.warp_count[threadIdx.x / 32] = own;
+    __syncthreads();
+    uint32_t sum = 0;
+    for (int i = 0; i < kWarps; ++i) sum += m_.warp_count[i];
+    __syncthreads();
+    return sum;
+  }
+
+  /// Sum over the threads before this one; `all` over all of them.
+  __device__ __forceinline__ uint32_t sum_before(uint32_t own, uint32_t& all) {
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    uint32_t until = own;
+    for (int offset = 1; offset < 32; offset *= 2) {
+      const uint32_t other = __shfl_up_sync(~0u, until, offset);
+      if (lane >= offset) until += other;
+    }
+    if (lane == 31) m_.warp_count[warp] = until;
+    __syncthreads();
+    uint32_t before = until - own;
+    all = 0;
+    for (int i = 0; i < kWarps; ++i) {
+      if (i < warp) before += m_.warp_count[i];
+      all += m_.warp_count[i];
+    }
+    __syncthreads();
+    return before;
+  }
+
+  const SampleArgs& a_;
+  RowMemory& m_;
+  RowState& state_;
+  const float* logits_;
+  int row_, part_, parts_;
+
+ private:
+  /// Largest logit and sum of exponentials of `count` parts; called by a whole warp.
+  static __device__ __forceinline__ void join_sums(Part& p, const Part* parts, int count) {
+    p.largest = -INFINITY;
+    p.sum = 0.0;
+    for (int i = threadIdx.x % 32; i < count; i += 32) {
+      p.largest = fmaxf(p.largest, load_once(&parts[i].largest));
+    }
+    p.largest = key_value(__reduce_max_sync(~0u, order_key(p.largest)));
+#pragma unroll 1
+    for (int i = threadIdx.x % 32; i < count; i += 32) {
+      const double sum = load_once(&parts[i].sum);
+      if (sum == 0.0) continue;
+      p.sum += sum * exp(static_cast<double>(load_once(&parts[i].largest)) - p.largest);
+    }
+    for (int offset = 1; offset < 32; offset *= 2) p.sum += __shfl_xor_sync(~0u, p.sum, offset);
+  }
+  /// Past the first-level cache, which knows nothing of other blocks' stores.
+  template <class T>
+  static __device__ __forceinline__ T load_once(const T* from) {
+    return *static_cast<const volatile T*>(from);
+  }
+};
+
+}  // namespace kv8::sample
