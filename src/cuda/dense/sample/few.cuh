@@ -74,9 +74,9 @@ class FewSampler : RowReader {
   __device__ __forceinline__ void clear() {
     const int first = part_ * kThreads + static_cast<int>(threadIdx.x), step = parts_ * kThreads;
     for (int i = first; i < kHistograms * kBuckets; i += step) {
-      state_.buckets[i / kBuckets][i % kBuckets] = Bucket{};
+      state_.team.buckets[i / kBuckets][i % kBuckets] = Bucket{};
     }
-    for (int i = first; i < kFine; i += step) state_.fine[i] = 0;
+    for (int i = first; i < kFine; i += step) state_.team.fine[i] = 0;
     if (first == 0) state_.gathered = 0;
   }
 
@@ -122,7 +122,7 @@ class FewSampler : RowReader {
     at += f_.list_start;
 #pragma unroll
     for (int i = 0; i < kItems; ++i) {
-      if (takes >> i & 1) state_.list[at++] = candidate(order_key(logit[i]), id_of(i));
+      if (takes >> i & 1) state_.candidates[at++] = candidate(order_key(logit[i]), id_of(i));
     }
   }
 
@@ -149,7 +149,7 @@ class FewSampler : RowReader {
   template <class Act>
   __device__ __forceinline__ void for_listed(int length, Act act) {
 #pragma unroll 8
-    for (int at = threadIdx.x; at < length; at += kThreads) act(__ldcg(&state_.list[at]));
+    for (int at = threadIdx.x; at < length; at += kThreads) act(__ldcg(&state_.candidates[at]));
   }
 
   /// Gathers the list's words that reach a bound of it; returns how many, at least top_k if there

@@ -182,7 +182,7 @@ class Selector {
   __device__ __forceinline__ void publish() {
     const int b = threadIdx.x;
     if (m_.local.count[b] == 0) return;
-    Bucket& bucket = state_.buckets[round_ % kHistograms][b];
+    Bucket& bucket = state_.team.buckets[round_ % kHistograms][b];
     atomicAdd(&bucket.mass.high, Word{m_.local.limbs[0][b]});
     atomicAdd(&bucket.mass.low, (Word{m_.local.limbs[1][b]} << 19) + m_.local.limbs[2][b]);
     atomicAdd(&bucket.count, m_.local.count[b]);
@@ -194,10 +194,11 @@ class Selector {
   /// reads any more and the round after the next one fills.
   __device__ __forceinline__ void read_row(Summed& result) {
     const int b = threadIdx.x;
-    const auto* words = reinterpret_cast<const uint4*>(&state_.buckets[round_ % kHistograms][b]);
+    const auto* words =
+        reinterpret_cast<const uint4*>(&state_.team.buckets[round_ % kHistograms][b]);
     const uint4 low = __ldcg(words), high = __ldcg(words + 1);
     if (round_ > 0 && b % parts_ == part_) {
-      state_.buckets[(round_ - 1) % kHistograms][b] = Bucket{};
+      state_.team.buckets[(round_ - 1) % kHistograms][b] = Bucket{};
     }
     sum_up({Word{low.y} << 32 | low.x, Word{low.w} << 32 | low.z}, high.x, high.y, high.z, result);
   }

@@ -16,9 +16,8 @@ static_assert(kBuckets == kThreads, "a thread looks after one bucket");
 constexpr int kItems = kSlice / kThreads;
 constexpr int kHistograms = 3;  ///< one that is filled, one that is read, one that is cleared
 
-constexpr int kListed = 8192;  ///< candidates that a row has room for
-constexpr int kFine = 1280;    ///< buckets of the histogram of weights
-constexpr int kFewTopK = 64;   ///< top_k up to which no weights of other logits are needed
+constexpr int kFine = 1280;   ///< buckets of the histogram of weights
+constexpr int kFewTopK = 64;  ///< top_k up to which no weights of other logits are needed
 
 using Word = unsigned long long;
 
@@ -78,20 +77,31 @@ struct Part {
   uint32_t listed;  ///< candidates in the row's list, or logits that equal the selected one
 };
 
+/// What sample_rows needs of a row.
+struct TeamState {
+  Word list[kSlice];  ///< candidates for one block, or the likeliest tokens
+  Word fine[kFine];   ///< weights, see FineHistogram
+  Bucket buckets[kHistograms][kBuckets];
+};
+
+constexpr int kListed = sizeof(TeamState) / sizeof(Word);  ///< candidates that a row has room for
+
 struct RowState {
   uint32_t arrived, left, gathered, listed;
   Part parts[kMaxParts];
-  Word fine[kFine];    ///< weights, see FineHistogram
-  Word list[kListed];  ///< candidates for one block, or the likeliest tokens
-  Bucket buckets[kHistograms][kBuckets];
+  union {
+    Word candidates[kListed];  ///< of a row that sample_few finishes
+    TeamState team;
+  };
 };
 
 struct Workspace {
   uint32_t ticket, finished, unused[2];
   RowState rows[1];
 };
-static_assert(sizeof(Bucket) == 32 && offsetof(RowState, buckets) % 16 == 0 &&
-                  sizeof(RowState) % 16 == 0 && offsetof(Workspace, rows) % 16 == 0,
+static_assert(sizeof(Bucket) == 32 && offsetof(TeamState, buckets) % 16 == 0 &&
+                  offsetof(RowState, team) % 16 == 0 && sizeof(RowState) % 16 == 0 &&
+                  offsetof(Workspace, rows) % 16 == 0,
               "buckets are read 16 bytes at a time");
 
 __device__ __forceinline__ uint32_t load_acquire(const uint32_t* address) {

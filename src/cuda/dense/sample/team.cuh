@@ -15,6 +15,13 @@
 
 namespace kv8::sample {
 
+/// What is known when one block goes on alone, in units of 2^-56.
+struct Near {
+  double total;
+  double before_edge;   ///< weight that the list lacks before the nucleus's edge
+  double before_token;  ///< likewise before the token
+};
+
 struct TeamMemory {
   RowMemory row;
   union {
@@ -22,6 +29,7 @@ struct TeamMemory {
     SelectMemory select;
   };
   uint32_t list_start;  ///< of this block's candidates in the row's list
+  Near near;
 };
 
 class TeamSampler : RowReader {
@@ -60,11 +68,10 @@ class TeamSampler : RowReader {
 
  private:
   __device__ __forceinline__ void draw() {
-    Near near;
-    if (whole_row() && num_top() == 0 && !only_near(near)) return;
+    if (whole_row() && num_top() == 0 && !only_near()) return;
     selector_.begin(weighing());
     // Weight of the tokens that are still in.
-    double kept = selector_.alone() ? near.total : selector_.total();
+    double kept = selector_.alone() ? memory_.near.total : selector_.total();
     // One loop, so that the search is compiled once.
 #pragma unroll 1
     for (int i = Goal::kCount; i <= Goal::kExceed; ++i) {
@@ -75,7 +82,10 @@ class TeamSampler : RowReader {
       const double share = kind == Goal::kReach ? static_cast<double>(m_.settings.top_p)
                                                 : uniform_at(m_.settings.seed, m_.settings.step);
       const double mass = kind == Goal::kExceed ? drawn_mass(share, kept) : share * kept;
-      const double missing = kind == Goal::kReach ? near.before_edge : near.before_token;
+      double missing = 0.0;
+      if (selector_.alone()) {
+        missing = kind == Goal::kReach ? memory_.near.before_edge : memory_.near.before_token;
+      }
       const Place& place = selector_.find({kind, static_cast<uint32_t>(top_k), mass - missing});
       kept = missing + place.prefix.mass.value();
     }
@@ -94,18 +104,11 @@ class TeamSampler : RowReader {
     return m_.settings.top_k <= 0 || m_.settings.top_k >= a_.vocab;
   }
 
-  /// What is known when one block goes on alone, in units of 2^-56.
-  struct Near {
-    double total = 0.0;
-    double before_edge = 0.0;   ///< weight that the list lacks before the nucleus's edge
-    double before_token = 0.0;  ///< likewise before the token
-  };
-
   /// Lists the logits of the buckets in which the nucleus's edge and the token must lie, wherever
   /// in its bucket that edge is. One block goes on with them alone; false in the others. If they
   /// are too many for it, all go on with the row.
-  __device__ __forceinline__ bool only_near(Near& near) {
-    FineHistogram fine(memory_.fine, state_.fine, weighing());
+  __device__ __forceinline__ bool only_near() {
+    FineHistogram fine(memory_.fine, state_.team.fine, weighing());
     fine.add(m_.keys);
     selector_.team().barrier();
     fine.sum_up();
@@ -123,18 +126,15 @@ class TeamSampler : RowReader {
       const int b = fine.bucket_of(key_value(static_cast<uint32_t>(candidate >> 32)));
       return (b >= first && b <= last) || b == edge;
     });
-    near.total = fine.total() * 0x1p56;
-    near.before_token = fine.until(first - 1) * 0x1p56;
-    near.before_edge = near.before_token;
-    if (edge > last && edge < kFine) {
-      near.before_edge += (fine.until(edge - 1) - fine.until(last)) * 0x1p56;
+    if (threadIdx.x == 0) {
+      const bool apart = edge > last && edge < kFine;
+      const double between = apart ? fine.until(edge - 1) - fine.until(last) : 0.0;
+      const double before = fine.until(first - 1);
+      memory_.near = {fine.total() * 0x1p56, (before + between) * 0x1p56, before * 0x1p56};
     }
     selector_.team().barrier();
     const uint32_t length = __ldcg(&state_.gathered);
-    if (length > kSlice) {
-      near = Near{};
-      return true;
-    }
+    if (length > kSlice) return true;
     if (part_ != 0) return false;
     take_list(length);
     return true;
@@ -158,7 +158,7 @@ class TeamSampler : RowReader {
     for (int i = 0; i < kItems; ++i) {
       const Word word = item_candidate(i);
       if (word == 0 || !takes(word)) continue;
-      if (at < kSlice) state_.list[at] = word;
+      if (at < kSlice) state_.team.list[at] = word;
       ++at;
     }
   }
@@ -166,7 +166,7 @@ class TeamSampler : RowReader {
   /// Makes the list the block's keys.
   __device__ __forceinline__ void take_list(uint32_t length) {
     for (uint32_t i = threadIdx.x; i < kSlice; i += kThreads) {
-      key(i) = i < length ? static_cast<uint32_t>(__ldcg(&state_.list[i]) >> 32) : 0;
+      key(i) = i < length ? static_cast<uint32_t>(__ldcg(&state_.team.list[i]) >> 32) : 0;
     }
     __syncthreads();
     selector_.go_alone();
@@ -176,7 +176,7 @@ class TeamSampler : RowReader {
   /// rank, which is found bit by bit.
   __device__ __forceinline__ void store_listed(const Place& place) {
     const auto id_of = [&](int item) {
-      return key(item) == place.key ? candidate_id(__ldcg(&state_.list[item])) : INT_MAX;
+      return key(item) == place.key ? candidate_id(__ldcg(&state_.team.list[item])) : INT_MAX;
     };
     int id = 0;
     if (place.matches == 1) {
@@ -238,7 +238,7 @@ class TeamSampler : RowReader {
     selector_.begin({m_.row.largest, 1.0});
     const Place& place = selector_.find({Goal::kCount, static_cast<uint32_t>(num_top()), 0.0});
     const auto gather = [&](int id, uint32_t k) {
-      state_.list[atomicAdd(&state_.gathered, 1u)] = candidate(k, id);
+      state_.team.list[atomicAdd(&state_.gathered, 1u)] = candidate(k, id);
     };
     for (int i = threadIdx.x; i < kSlice; i += kThreads) {
       if (key(i) > place.key) gather(first_id() + i, key(i));
@@ -249,9 +249,9 @@ class TeamSampler : RowReader {
     selector_.team().barrier();
     const int i = threadIdx.x;
     if (part_ != 0 || i >= num_top()) return;
-    const Word own = __ldcg(&state_.list[i]);
+    const Word own = __ldcg(&state_.team.list[i]);
     int rank = 0;
-    for (int j = 0; j < num_top(); ++j) rank += __ldcg(&state_.list[j]) > own;
+    for (int j = 0; j < num_top(); ++j) rank += __ldcg(&state_.team.list[j]) > own;
     const int id = candidate_id(own);
     a_.top[static_cast<int64_t>(row_) * kSampleMaxLogprobs + rank] = {
         id, 0, logits_[id] - m_.logprob_base};
