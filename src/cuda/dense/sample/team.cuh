@@ -2,8 +2,8 @@
 // docs/dense-kernels.md for the design.
 //
 // Comes behind sample_few, which has looked at the rows. Every row has a team of blocks, each of
-// which keeps 4,096 logits in shared memory. Where few
-// logits turn out to be left, one block finishes the row and the others make room for further rows.
+// which keeps 4,096 logits in shared memory. Where few logits turn out to be left, one block
+// finishes the row and the others make room for further rows.
 #pragma once
 
 #include <climits>
