@@ -2,18 +2,21 @@
 
 #include "bench/plot.h"
 #include "bench/shape_text.h"
-#include "bench/spread.h"
 
 #if KV8_HAS_CUDA
 #include <cuda_runtime_api.h>
 
+#include <algorithm>
+#include <array>
 #include <functional>
 #include <memory>
+#include <numeric>
 #include <random>
 
 #include "cuda/kv_write/launch.h"
 #include "cuda/testing/gpu_timer.h"
 #include "cuda/testing/memory_ceilings.h"
+#include "cuda/testing/memory_kernels.h"
 #include "ops/kv_layout.h"
 #endif
 
@@ -106,9 +109,34 @@ Result<KvWriteArgs> make_args(const WriteShapeSpec& shape, Arena& arena) {
   return a;
 }
 
+/// The mean of the middle half. Single times of a few microseconds come in steps of 0.16 us, which
+/// a median would jump by.
+double middle_mean(std::vector<double> times) {
+  std::sort(times.begin(), times.end());
+  const auto quarter = static_cast<std::ptrdiff_t>(times.size() / 4);
+  const auto first = times.begin() + quarter, last = times.end() - quarter;
+  return std::accumulate(first, last, 0.0) / static_cast<double>(last - first);
+}
+
+/// FP16, FP8 and a plain copy in turn, in all orders.
+Result<WriteTimes> time_in_turn(cuda_testing::GpuTimer& timer,
+                                const std::array<std::function<Status()>, 3>& launches,
+                                cuda_testing::ColdCache cache, int repeats) {
+  std::array<std::vector<double>, 3> times;
+  for (int round = 0; round < repeats; ++round) {
+    for (int k = 0; k < 3; ++k) {
+      const auto i = static_cast<std::size_t>(((round % 2 == 0 ? k : 2 - k) + round / 2) % 3);
+      times[i].push_back(KV8_TRY(timer.time_cold(launches[i], cache)));
+    }
+  }
+  return WriteTimes{middle_mean(std::move(times[0])), middle_mean(std::move(times[1])),
+                    middle_mean(std::move(times[2]))};
+}
+
 }  // namespace
 
 Result<WriteBenchResult> bench_write(const WriteBenchOptions& options) {
+  using cuda_testing::ColdCache;
   WriteBenchResult result;
   result.device = KV8_TRY(cuda_testing::device_name());
   result.copy_gb_s = KV8_TRY(cuda_testing::measure_memory()).copy_gb_s;
@@ -120,23 +148,22 @@ Result<WriteBenchResult> bench_write(const WriteBenchOptions& options) {
     half.fp8_cache = half.fp8_q = false;
     KvWriteArgs fp8 = half;
     fp8.fp8_cache = fp8.fp8_q = true;
-    fp8.q_scale = fp8.k_scale = fp8.v_scale = KV8_TRY(arena.upload(std::vector<float>{0.0123f}));
+    for (KvScale& scale : fp8.scales) scale = make_kv_scale(0.0123f);
     const std::function<Status()> launch16 = [&] { return launch_kv_write(half, nullptr); };
     const std::function<Status()> launch8 = [&] { return launch_kv_write(fp8, nullptr); };
     KV8_TRY(timer.run_for(options.settle_ms, {launch16, launch8}));
-    std::vector<double> times16, times8;
-    for (int i = 0; i < options.repeats; ++i) {
-      times16.push_back(KV8_TRY(timer.time_cold(launch16)));
-      times8.push_back(KV8_TRY(timer.time_cold(launch8)));
-    }
     WriteBenchRow row;
     row.shape = shape;
-    row.fp16_us = spread_of(std::move(times16)).median;
-    row.fp8_us = spread_of(std::move(times8)).median;
-    const double elements =
-        1.0 * shape.tokens * (shape.num_heads + 2 * shape.num_kv_heads) * shape.head_dim;
-    row.fp16_gb_s = 4 * elements / row.fp16_us * 1e-3;
-    row.fp8_gb_s = 3 * elements / row.fp8_us * 1e-3;
+    const auto copied = static_cast<std::size_t>(row.fp8_bytes() / 2);
+    void* const from = KV8_TRY(arena.take(copied));
+    void* const to = KV8_TRY(arena.take(copied));
+    const std::function<Status()> copy = [&] {
+      cuda_testing::launch_short_copy(from, to, copied);
+      return Status();
+    };
+    const std::array<std::function<Status()>, 3> launches = {launch16, launch8, copy};
+    row.dirty = KV8_TRY(time_in_turn(timer, launches, ColdCache::kDirty, options.repeats));
+    row.clean = KV8_TRY(time_in_turn(timer, launches, ColdCache::kClean, options.repeats));
     result.rows.push_back(row);
   }
   return result;
@@ -148,17 +175,32 @@ Result<WriteBenchResult> bench_write(const WriteBenchOptions&) {
 }
 #endif
 
+namespace {
+
+double gb_per_s(double bytes, double us) { return bytes / us * 1e-3; }
+
+}  // namespace
+
 std::string write_bench_table(const WriteBenchResult& result) {
   std::string text = fmt::format(
-      "{}: RoPE + quantize + cache write, cold L2, medians of event pairs; copy {:.0f} GB/s\n"
-      "heads       tokens   fp16 us    fp8 us  fp8/fp16  fp16 GB/s of copy  fp8 GB/s of copy\n",
+      "{}: RoPE + quantize + cache write, cold L2, event pairs, means of the middle half; copy "
+      "{:.0f} "
+      "GB/s. Left: "
+      "256 MiB\nwritten before each launch, which writes their last lines back from L2. Right: 256 "
+      "MiB read, no line to\nwrite back. copy us: a plain copy of as many bytes as FP8 reads and "
+      "writes.\n"
+      "heads       tokens |  fp16 us    fp8 us  fp8/fp16  fp8 GB/s of copy   copy us |  fp16 us    "
+      "fp8 us  fp8/fp16   copy us\n",
       result.device, result.copy_gb_s);
   for (const WriteBenchRow& r : result.rows) {
+    const double fp8_gb_s = gb_per_s(r.fp8_bytes(), r.dirty.fp8_us);
     text += fmt::format(
-        "({},{},{:>3}) {:>7} {:>9.2f} {:>9.2f} {:>9.2f} {:>10.0f} {:>6.1f}% {:>9.0f} {:>6.1f}%\n",
-        r.shape.num_heads, r.shape.num_kv_heads, r.shape.head_dim, r.shape.tokens, r.fp16_us,
-        r.fp8_us, r.fp8_us / r.fp16_us, r.fp16_gb_s, 100 * r.fp16_gb_s / result.copy_gb_s,
-        r.fp8_gb_s, 100 * r.fp8_gb_s / result.copy_gb_s);
+        "({},{},{:>3}) {:>7} |{:>9.2f} {:>9.2f} {:>9.3f} {:>9.0f} {:>6.1f}% {:>9.2f} |{:>9.2f} "
+        "{:>9.2f} {:>9.3f} {:>9.2f}\n",
+        r.shape.num_heads, r.shape.num_kv_heads, r.shape.head_dim, r.shape.tokens, r.dirty.fp16_us,
+        r.dirty.fp8_us, r.dirty.fp8_us / r.dirty.fp16_us, fp8_gb_s,
+        100 * fp8_gb_s / result.copy_gb_s, r.dirty.copy_us, r.clean.fp16_us, r.clean.fp8_us,
+        r.clean.fp8_us / r.clean.fp16_us, r.clean.copy_us);
   }
   return text;
 }
@@ -172,9 +214,11 @@ std::string write_bench_json(const WriteBenchResult& result, const std::string& 
   for (const WriteBenchRow& r : result.rows) {
     text += fmt::format(
         "{}    {{\"num_heads\": {}, \"num_kv_heads\": {}, \"head_dim\": {}, \"tokens\": {}, "
-        "\"fp16_us\": {:.2f}, \"fp8_us\": {:.2f}, \"fp8_gb_s\": {:.1f}}}",
-        comma, r.shape.num_heads, r.shape.num_kv_heads, r.shape.head_dim, r.shape.tokens, r.fp16_us,
-        r.fp8_us, r.fp8_gb_s);
+        "\"fp16_us\": {:.2f}, \"fp8_us\": {:.2f}, \"fp8_gb_s\": {:.1f}, \"plain_copy_us\": {:.2f}, "
+        "\"fp16_clean_us\": {:.2f}, \"fp8_clean_us\": {:.2f}, \"plain_copy_clean_us\": {:.2f}}}",
+        comma, r.shape.num_heads, r.shape.num_kv_heads, r.shape.head_dim, r.shape.tokens,
+        r.dirty.fp16_us, r.dirty.fp8_us, gb_per_s(r.fp8_bytes(), r.dirty.fp8_us), r.dirty.copy_us,
+        r.clean.fp16_us, r.clean.fp8_us, r.clean.copy_us);
     comma = ",\n";
   }
   return text + "\n  ]\n}\n";
@@ -185,7 +229,7 @@ std::string write_bench_svg(const WriteBenchResult& result) {
   for (const WriteBenchRow& r : result.rows) {
     bars.push_back({fmt::format("({},{},{}) {} tokens", r.shape.num_heads, r.shape.num_kv_heads,
                                 r.shape.head_dim, r.shape.tokens),
-                    r.fp16_us / r.fp8_us});
+                    r.dirty.fp16_us / r.dirty.fp8_us});
   }
   return ratio_chart_svg(
       fmt::format("RoPE + quantize + cache write on {}: time with FP16 outputs / with FP8",

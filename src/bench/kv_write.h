@@ -19,13 +19,22 @@ Result<WriteShapeSpec> parse_write_shape(const std::string& text);
 
 struct WriteBenchOptions {
   std::vector<WriteShapeSpec> shapes;  ///< empty: write_bench_shapes()
-  int repeats = 30;                    ///< launches whose median counts, L2 emptied before each
+  int repeats = 200;                   ///< launches of each kind, L2 emptied before each
   double settle_ms = 500.0;  ///< FP16 and FP8 in turn before timing, so that clocks settle
 };
+struct WriteTimes {
+  double fp16_us = 0, fp8_us = 0;
+  double copy_us = 0;  ///< a plain copy of as many bytes as FP8 reads and writes
+};
+/// `dirty`: L2 is full of lines that the launch has to write back, as the copy bandwidth is
+/// measured. `clean`: it is not.
 struct WriteBenchRow {
   WriteShapeSpec shape;
-  double fp16_us = 0, fp8_us = 0;
-  double fp16_gb_s = 0, fp8_gb_s = 0;  ///< bytes read and written
+  WriteTimes dirty, clean;
+  /// Bytes read and written.
+  double fp8_bytes() const {
+    return 3.0 * shape.tokens * (shape.num_heads + 2 * shape.num_kv_heads) * shape.head_dim;
+  }
 };
 struct WriteBenchResult {
   std::string device;

@@ -33,6 +33,23 @@ __global__ void copy_kernel(const uint4* from, uint4* to, std::size_t count) {
   }
 }
 
+constexpr int kShortThreads = 256;
+constexpr int kShortUnroll = 4;
+
+/// Each block one stretch, so that a few MiB already keep every multiprocessor busy.
+__global__ void short_copy_kernel(const uint4* from, uint4* to, std::size_t count) {
+  const std::size_t first = std::size_t{blockIdx.x} * kShortThreads * kShortUnroll + threadIdx.x;
+  uint4 x[kShortUnroll];
+#pragma unroll
+  for (int i = 0; i < kShortUnroll; ++i) {
+    if (first + i * kShortThreads < count) x[i] = __ldcs(from + first + i * kShortThreads);
+  }
+#pragma unroll
+  for (int i = 0; i < kShortUnroll; ++i) {
+    if (first + i * kShortThreads < count) __stcs(to + first + i * kShortThreads, x[i]);
+  }
+}
+
 constexpr int kBlocks = 132 * 4 * 4;
 
 }  // namespace
@@ -50,6 +67,13 @@ void launch_read_and_keep(const void* data, std::size_t bytes, void* sink) {
 void launch_copy(const void* from, void* to, std::size_t bytes) {
   copy_kernel<<<kBlocks, kThreads>>>(static_cast<const uint4*>(from), static_cast<uint4*>(to),
                                      bytes / 16);
+}
+
+void launch_short_copy(const void* from, void* to, std::size_t bytes) {
+  constexpr std::size_t kBytesPerBlock = 16 * kShortThreads * kShortUnroll;
+  const std::size_t blocks = (bytes + kBytesPerBlock - 1) / kBytesPerBlock;
+  short_copy_kernel<<<static_cast<unsigned>(blocks), kShortThreads>>>(
+      static_cast<const uint4*>(from), static_cast<uint4*>(to), bytes / 16);
 }
 
 }  // namespace kv8::cuda_testing
