@@ -6,6 +6,7 @@
 #include <numeric>
 #include <random>
 
+#include "cuda/dense/rows/launch.h"
 #include "cuda/gpu.h"
 #include "cuda/kv_write/launch.h"
 #include "formats/float_formats.h"
@@ -25,6 +26,7 @@ struct Case {
   std::vector<int> positions;  ///< of each row, -1 = padding; empty: as the slots
   bool every_value = false;    ///< V takes all bit patterns in turn
   float q_limit = 448.0f, k_limit = 448.0f;
+  bool dependent = false;  ///< qkv is written by kernels that the launch overlaps
 };
 
 /// One random problem: the same inputs for the kernel and for the reference.
@@ -212,6 +214,34 @@ Written reference_write(const Problem& p) {
   return w;
 }
 
+/// Launches behind kernels that fill qkv with NaN and then with what `source` holds, many times.
+Status launch_dependent(KvWriteArgs args, const Problem& p, void* qkv) {
+  DeviceArray<std::uint16_t> source(p.qkv);
+  std::vector<std::int32_t> rows(p.total_rows);
+  std::iota(rows.begin(), rows.end(), 0);
+  DeviceArray<std::int32_t> ids(rows), none(std::vector<std::int32_t>(rows.size(), -1));
+  args.dependent_launch = true;
+  for (int turn = 0; turn < 50; ++turn) {
+    SelectRowsArgs fill{source.get(), none.get(), qkv, p.total_rows, p.total_rows};
+    fill.row_bytes = 2 * p.columns;
+    fill.dependent_launch = true;
+    KV8_TRY(launch_select_rows(fill, nullptr));
+    fill.ids = ids.get();
+    KV8_TRY(launch_select_rows(fill, nullptr));
+    KV8_TRY(launch_kv_write(args, nullptr));
+  }
+  EXPECT_EQ(cudaDeviceSynchronize(), cudaSuccess);
+  return {};
+}
+
+/// One for every head of a row of qkv.
+std::vector<KvScale> scales_of_heads(const Problem& p) {
+  std::vector<KvScale> scales(p.c.num_heads, make_kv_scale(p.q_scale[0]));
+  for (float scale : p.k_scale) scales.push_back(make_kv_scale(scale));
+  for (float scale : p.v_scale) scales.push_back(make_kv_scale(scale));
+  return scales;
+}
+
 Written kernel_write(const Problem& p) {
   const Case& c = p.c;
   int positions = *std::max_element(p.kv_lens.begin(), p.kv_lens.end());
@@ -220,7 +250,8 @@ Written kernel_write(const Problem& p) {
   DeviceArray<std::uint16_t> qkv(p.qkv), q_norm(p.q_norm), k_norm(p.k_norm);
   DeviceArray<std::int32_t> table(p.table), cu_rows(p.cu_rows), kv_lens(p.kv_lens);
   DeviceArray<std::int32_t> row_positions(c.positions);
-  DeviceArray<float> k_scale(p.k_scale), v_scale(p.v_scale), q_scale(p.q_scale);
+  const std::vector<KvScale> scales = scales_of_heads(p);
+  DeviceArray<KvScale> head_scales(scales);
   DeviceArray<float> k_offset(p.k_offset), v_offset(p.v_offset), cos(angles.cos), sin(angles.sin);
   DeviceArray<std::uint8_t> k(p.pool), v(p.pool);
   const std::size_t q_elements = std::size_t(p.total_rows) * c.num_heads * c.head_dim;
@@ -239,9 +270,9 @@ Written kernel_write(const Problem& p) {
   if (c.norm) a.q_norm = q_norm.get(), a.k_norm = k_norm.get();
   if (c.offsets) a.k_offset = k_offset.get(), a.v_offset = v_offset.get();
   a.hadamard = c.hadamard;
-  if (c.fp8) a.k_scale = k_scale.get(), a.v_scale = v_scale.get();
-  if (c.fp8_q) a.q_scale = q_scale.get();
-  a.scale_per_head = c.scale_per_head;
+  if (c.fp8_q) a.scales[0] = scales[0];
+  if (c.fp8) a.scales[1] = scales[c.num_heads], a.scales[2] = scales.back();
+  if (c.fp8 && c.scale_per_head) a.head_scales = head_scales.get();
   a.q_limit = c.q_limit;
   a.k_limit = c.k_limit;
   a.batch = static_cast<int>(c.rows.size());
@@ -254,7 +285,8 @@ Written kernel_write(const Problem& p) {
   a.bf16 = c.bf16;
   a.fp8_cache = c.fp8;
   a.fp8_q = c.fp8_q;
-  const Status status = launch_kv_write(a, nullptr);
+  const Status status =
+      c.dependent ? launch_dependent(a, p, qkv.get()) : launch_kv_write(a, nullptr);
   EXPECT_TRUE(status.ok()) << status.error().message;
   EXPECT_EQ(cudaDeviceSynchronize(), cudaSuccess);
   Written w{k.values(), v.values(), {}};
@@ -337,7 +369,7 @@ TEST(KvWriteTest, TransformsComeBetweenRopeAndRounding) {
     c.head_dim = bits & 4 ? 64 : 128;
     c.fp8 = c.fp8_q = !(bits & 8);
     c.num_kv_heads = 4;
-    c.rows = bits & 16 ? std::vector<int>{3, 1} : std::vector<int>{70, 90};
+    c.rows = bits & 16 ? std::vector<int>{3, 3} : std::vector<int>{70, 90};
     c.past = {5, 60};
     c.scale_per_head = true;
     expect_same(c, "transform " + std::to_string(bits));
@@ -371,6 +403,51 @@ TEST(KvWriteTest, RaggedBatchWithEmptySequences) {
   expect_same(c, "ragged");
 }
 
+TEST(KvWriteTest, FewRowsAsManyOfEachSequenceOrNot) {
+  KV8_NEEDS_GPU();
+  for (const std::vector<int>& rows :
+       {std::vector<int>{3, 1, 5}, {7, 7, 7}, {2, 2, 2}, {0, 1, 0}}) {
+    for (int bits = 0; bits < 8; ++bits) {
+      Case c;
+      c.fp8 = c.fp8_q = bits & 1;
+      c.head_dim = bits & 2 ? 64 : 128;
+      c.scale_per_head = bits & 4;
+      c.num_heads = 6;  // no whole number of warps
+      c.num_kv_heads = 3;
+      c.rows = rows;
+      c.past = {61, 0, 200};
+      expect_same(c, std::to_string(rows[0]) + " rows, bits " + std::to_string(bits));
+    }
+  }
+}
+
+/// 133 and 200 sequences: blocks of one warp and of four.
+TEST(KvWriteTest, ManySequencesOfOneRow) {
+  KV8_NEEDS_GPU();
+  for (int sequences : {133, 200}) {
+    for (int bits = 0; bits < 4; ++bits) {
+      Case c;
+      c.fp8 = c.fp8_q = bits & 1;
+      c.head_dim = bits & 2 ? 64 : 128;
+      for (int b = 0; b < sequences; ++b) c.rows.push_back(1), c.past.push_back(b * 13 % 150);
+      expect_same(c, std::to_string(sequences) + " sequences, bits " + std::to_string(bits));
+    }
+  }
+}
+
+TEST(KvWriteTest, DependentLaunchWaitsForItsRows) {
+  KV8_NEEDS_GPU();
+  for (int bits = 0; bits < 8; ++bits) {
+    Case c;
+    c.dependent = true;
+    c.fp8 = c.fp8_q = bits & 1;
+    c.rows = bits & 2 ? std::vector<int>{1, 1, 1} : std::vector<int>{200, 70};
+    c.past.assign(c.rows.size(), 61);
+    c.scale_per_head = bits & 4;
+    expect_same(c, "dependent " + std::to_string(bits));
+  }
+}
+
 TEST(KvWriteTest, TreeTokensHavePositionsAndPadding) {
   KV8_NEEDS_GPU();
   std::mt19937 random(5);
@@ -379,8 +456,8 @@ TEST(KvWriteTest, TreeTokensHavePositionsAndPadding) {
     c.fp8 = c.fp8_q = bits & 1;
     c.head_dim = bits & 2 ? 64 : 128;
     c.norm = bits & 4;
-    c.rows = bits & 8 ? std::vector<int>{3, 1, 5} : std::vector<int>{60, 1, 128};
-    c.past = {13, 63, 120};
+    c.rows = bits & 8 ? std::vector<int>{5, 5, 5} : std::vector<int>{60, 1, 128};
+    c.past = {13, 62, 120};
     for (std::size_t b = 0; b < c.rows.size(); ++b) {
       for (int i = 0; i < c.rows[b]; ++i) {
         const bool pads = i > 0 && random() % 6 == 0;
@@ -401,8 +478,9 @@ TEST(KvWriteTest, EveryValueOfTheModelsTypeAtManyScales) {
     c.every_value = true;
     c.bf16 = i % 2 == 1;
     c.num_heads = c.num_kv_heads = 2;
-    c.rows = {256};  // 65,536 elements of V
-    c.past = {0};
+    // 65,536 elements of V
+    c.rows = i % 3 == 2 ? std::vector<int>(256, 1) : std::vector<int>{256};
+    c.past.assign(c.rows.size(), 0);
     const float value = static_cast<float>(1024 + random() % 1024);
     const float midpoint = static_cast<float>(2 * (random() % 16) + 1);
     float scale = std::ldexp(value / midpoint, -17);
@@ -422,11 +500,55 @@ TEST(KvWriteTest, NastyValuesAndScales) {
       c.bf16 = bf16;
       c.nasty = true;
       c.scale = scale;
-      c.rows = {50, 2};
       c.past = {3, 100};
-      expect_same(c, "scale " + std::to_string(scale));
+      for (const std::vector<int>& rows : {std::vector<int>{50, 2}, {2, 2}}) {
+        c.rows = rows;
+        expect_same(c, "scale " + std::to_string(scale));
+      }
     }
   }
+}
+
+TEST(KvWriteTest, ScalesThatClaimItLeadToTheQuotientsCodes) {
+  std::mt19937 random(3);
+  int plain = 0, claimed = 0;
+  for (int i = 0; i < 200; ++i) {
+    float scale = static_cast<float>(random() % 1000000 + 1) / 33333333.0f;
+    if (i % 2 == 1) {  // a midpoint next to a value
+      const float value = static_cast<float>(1024 + random() % 1024);
+      scale = std::ldexp(value / static_cast<float>(2 * (random() % 16) + 1), -17);
+      const int units = static_cast<int>(random() % 13) - 6;
+      for (int u = 0; u < std::abs(units); ++u) {
+        scale = std::nextafter(scale, units > 0 ? 9.0f : 0.0f);
+      }
+    }
+    const KvScale made = make_kv_scale(scale);
+    EXPECT_EQ(made.scale, scale);
+    plain += i % 2 == 0;
+    claimed += i % 2 == 0 && made.inverse > 0.0f;
+    int wrong = 0;
+    for (int x = 1024; x < 2048 && made.inverse > 0.0f; ++x) {
+      for (int exponent = -30; exponent < 5; ++exponent) {
+        const float value = std::ldexp(static_cast<float>(x), exponent);
+        wrong += e4m3_from_float(value * made.inverse) != e4m3_from_float(value / scale);
+      }
+    }
+    EXPECT_EQ(wrong, 0) << scale;
+  }
+  EXPECT_GT(claimed, plain * 9 / 10);
+  for (float scale : {0x1p-70f, 0x1p70f, 1e-40f}) EXPECT_LT(make_kv_scale(scale).inverse, 0.0f);
+}
+
+TEST(KvWriteTest, RefusesAnFp8CacheWithoutScales) {
+  alignas(16) std::int32_t some[4] = {};
+  KvWriteArgs a;
+  a.qkv = a.q_out = a.k_pool = a.v_pool = some;
+  a.cos = a.sin = reinterpret_cast<const float*>(some);
+  a.page_table = a.cu_rows = a.kv_lens = some;
+  a.scales[1] = a.scales[2] = make_kv_scale(0.1f);
+  const Status status = launch_kv_write(a, nullptr);
+  ASSERT_FALSE(status.ok());
+  EXPECT_NE(status.error().message.find("scale of Q"), std::string::npos) << status.error().message;
 }
 
 }  // namespace

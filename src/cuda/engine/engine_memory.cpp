@@ -129,6 +129,9 @@ class LayoutMaker {
       layout_.k_scale.push_back(fp8 ? arena_.add(bytes) : kNowhere);
       layout_.v_scale.push_back(fp8 ? arena_.add(bytes) : kNowhere);
       layout_.q_scale.push_back(fp8_queries(cache) ? arena_.add(bytes) : kNowhere);
+      const auto heads = static_cast<std::size_t>(plan_.num_heads + 2 * plan_.num_kv_heads);
+      layout_.head_scales.push_back(
+          fp8 && cache.k_scale.size() > 1 ? arena_.add(heads * sizeof(KvScale)) : kNowhere);
     }
     layout_.control = arena_.add(
         4 * max_control_words(options_.max_rows, options_.max_sequences, options_.max_logits_rows));
@@ -255,6 +258,14 @@ Status EngineMemory::upload_scales(const Plan& plan) {
     if (layout_.k_scale[layer] == kNowhere) continue;
     KV8_TRY(to_device(arena_.data() + layout_.k_scale[layer], cache.k_scale.data(), bytes));
     KV8_TRY(to_device(arena_.data() + layout_.v_scale[layer], cache.v_scale.data(), bytes));
+    if (layout_.head_scales[layer] != kNowhere) {
+      const KvScale q = make_kv_scale(fp8_queries(cache) ? cache.q_scale[0] : 1.0f);
+      std::vector<KvScale> heads(static_cast<std::size_t>(plan.num_heads), q);
+      for (float scale : cache.k_scale) heads.push_back(make_kv_scale(scale));
+      for (float scale : cache.v_scale) heads.push_back(make_kv_scale(scale));
+      KV8_TRY(to_device(arena_.data() + layout_.head_scales[layer], heads.data(),
+                        heads.size() * sizeof(KvScale)));
+    }
     if (layout_.q_scale[layer] == kNowhere) continue;
     const std::vector<float> q_scale(cache.k_scale.size(), cache.q_scale[0]);
     KV8_TRY(to_device(arena_.data() + layout_.q_scale[layer], q_scale.data(), bytes));
@@ -287,6 +298,11 @@ const float* EngineMemory::scale(const std::vector<std::size_t>& offsets,
                                  std::int32_t layer) const {
   const std::size_t at = offsets[static_cast<std::size_t>(layer)];
   return at == kNowhere ? nullptr : arena_.at<float>(at);
+}
+
+const KvScale* EngineMemory::head_scales(std::int32_t layer) const {
+  const std::size_t at = layout_.head_scales[static_cast<std::size_t>(layer)];
+  return at == kNowhere ? nullptr : arena_.at<KvScale>(at);
 }
 
 std::string EngineMemory::text() const {

@@ -12,6 +12,7 @@
 #include "cuda/dense/sample/params.h"
 #include "cuda/engine/memory.h"
 #include "cuda/engine/program.h"
+#include "cuda/kv_write/params.h"
 #include "graph/backend.h"
 
 namespace kv8::cuda_engine {
@@ -22,7 +23,7 @@ inline constexpr std::size_t kMaxBiasEntries = 1024;
 /// Offsets within the arena, and how many bytes go where.
 struct EngineLayout {
   std::vector<std::size_t> weights, bias_f32, k_pages, v_pages, slots;
-  std::vector<std::size_t> k_scale, v_scale, q_scale;  // per layer
+  std::vector<std::size_t> k_scale, v_scale, q_scale, head_scales;  // per layer
   std::size_t embedding, cos, sin, control, page_table, decode_workspace, product_workspace,
       scheduler, sample_workspace, sample_settings, sample_bias, sample_tokens, sample_top,
       page_pools, page_pair;
@@ -56,6 +57,8 @@ class EngineMemory {
   const float* k_scale(std::int32_t layer) const { return scale(layout_.k_scale, layer); }
   const float* v_scale(std::int32_t layer) const { return scale(layout_.v_scale, layer); }
   const float* q_scale(std::int32_t layer) const { return scale(layout_.q_scale, layer); }
+  /// One for every head of a row of Q, K and V; null where one value serves all heads.
+  const KvScale* head_scales(std::int32_t layer) const;
   const float* cos() const { return arena_.at<float>(layout_.cos); }
   const float* sin() const { return arena_.at<float>(layout_.sin); }
   int positions() const { return positions_; }

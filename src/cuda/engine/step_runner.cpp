@@ -37,6 +37,16 @@ ScoreType scores_of(const Plan& plan, const LayerCache& layer) {
   return std::ranges::all_of(layer.k_scale, fits) ? ScoreType::kF16 : ScoreType::kF32;
 }
 
+/// Of Q, K and V, where a layer's heads share them.
+std::array<KvScale, 3> write_scales_of(const LayerCache& layer) {
+  std::array<KvScale, 3> scales;
+  if (layer.dtype != DType::kF8E4M3) return scales;
+  if (fp8_queries(layer)) scales[0] = make_kv_scale(layer.q_scale[0]);
+  scales[1] = make_kv_scale(layer.k_scale[0]);
+  scales[2] = make_kv_scale(layer.v_scale[0]);
+  return scales;
+}
+
 }  // namespace
 
 Result<StepRunner> StepRunner::create(const Plan& plan, const Program& program,
@@ -46,7 +56,10 @@ Result<StepRunner> StepRunner::create(const Plan& plan, const Program& program,
     runner.max_norm_cols_[static_cast<std::size_t>(rows)] = KV8_TRY(gemv_max_norm_columns(rows));
   }
   runner.slots_.resize(plan.slot_cols.size());
-  for (const LayerCache& layer : plan.caches) runner.score_types_.push_back(scores_of(plan, layer));
+  for (const LayerCache& layer : plan.caches) {
+    runner.score_types_.push_back(scores_of(plan, layer));
+    runner.write_scales_.push_back(write_scales_of(layer));
+  }
   return runner;
 }
 
@@ -159,10 +172,8 @@ Status StepRunner::step(Run& run, const RopeKvWriteStep& step) {
   args.q_norm = memory_->weight(step.q_norm);
   args.k_norm = memory_->weight(step.k_norm);
   args.norm_eps = step.norm_eps;
-  args.q_scale = memory_->q_scale(step.layer);
-  args.k_scale = memory_->k_scale(step.layer);
-  args.v_scale = memory_->v_scale(step.layer);
-  args.scale_per_head = layer.k_scale.size() > 1;
+  std::ranges::copy(write_scales_[static_cast<std::size_t>(step.layer)], args.scales);
+  args.head_scales = memory_->head_scales(step.layer);
   args.q_limit = plan_->q_limit();
   args.k_limit = plan_->k_limit();
   args.batch = run.shape.sequences();

@@ -11,6 +11,7 @@
 #include "cuda/engine/batch_image.h"
 #include "cuda/engine/engine_memory.h"
 #include "cuda/engine/products.h"
+#include "cuda/kv_write/params.h"
 
 namespace kv8::cuda_engine {
 
@@ -68,6 +69,7 @@ class StepRunner {
   Products* products_;
   std::array<int, kGemvMaxRows + 1> max_norm_cols_{};  // by rows
   std::vector<ScoreType> score_types_;                 // by layer
+  std::vector<std::array<KvScale, 3>> write_scales_;   // by layer
   std::vector<void*> slots_;
 };
 

@@ -11,11 +11,12 @@
 namespace kv8 {
 namespace {
 
-constexpr int kWarpsPerBlock = 8;
+constexpr int kWarpsPerBlock = kv_write::kThreads / 32;
 /// Warps with rows that a multiprocessor is given at least; it holds 24 at once, some of them for
 /// V.
 constexpr int kResidentWarps = 16;
-/// From this many rows a sequence on, V goes by transposed tiles instead of scattered elements.
+/// From this many rows a sequence on, or where sequences differ, V goes by transposed tiles instead
+/// of scattered elements.
 constexpr int kTileRows = 8;
 
 Status check_pointers(const KvWriteArgs& a) {
@@ -26,18 +27,9 @@ Status check_pointers(const KvWriteArgs& a) {
         "KV write: qkv, q_out, pools, page_table, cu_rows, kv_lens, cos and sin must "
         "be given");
   }
-  if ((a.k_scale != nullptr) != a.fp8_cache || (a.v_scale != nullptr) != a.fp8_cache ||
-      (a.q_scale != nullptr) != a.fp8_q) {
-    return usage_error(
-        "KV write: scales go with FP8: K's and V's with an FP8 cache, Q's with FP8 "
-        "queries");
-  }
   if (!(a.q_limit > 0.0f) || !(a.k_limit > 0.0f)) {
     return usage_error("KV write: limits of codes {} and {} must be positive", a.q_limit,
                        a.k_limit);
-  }
-  if (a.fp8_q && !a.fp8_cache) {
-    return unsupported("KV write: FP8 queries beside an FP16 cache");
   }
   const auto aligned = [](const void* p) { return reinterpret_cast<std::uintptr_t>(p) % 16 == 0; };
   for (const void* p :
@@ -72,19 +64,32 @@ Status check_sizes(const KvWriteArgs& a) {
   return {};
 }
 
+Status check_scales(const KvWriteArgs& a) {
+  if (a.fp8_q && !a.fp8_cache) {
+    return unsupported("KV write: FP8 queries beside an FP16 cache");
+  }
+  if (!a.fp8_cache || a.head_scales != nullptr) return {};
+  for (int kind = a.fp8_q ? 0 : 1; kind < 3; ++kind) {
+    if (!(a.scales[kind].scale > 0.0f)) {
+      return usage_error("KV write: the scale of {} must be given", "QKV"[kind]);
+    }
+  }
+  return {};
+}
+
 kv_write::Grid grid_of(const KvWriteArgs& a, int multiprocessors) {
   kv_write::Grid grid{};
-  const bool tiles = a.max_rows_per_sequence >= kTileRows;
-  const int heads = a.num_heads + a.num_kv_heads * (tiles ? 1 : 2);
-  const int turns = (heads * a.head_dim / 16 + 31) / 32;
+  const bool uniform = std::int64_t{a.batch} * a.max_rows_per_sequence == a.rows;
+  grid.uniform_rows = uniform ? a.max_rows_per_sequence : 0;
+  grid.multiprocessors = multiprocessors;
+  if (uniform && a.max_rows_per_sequence < kTileRows) return grid;
+  grid.tile_slots = std::min(a.rows, a.rows / kPageTokens + 2 * a.batch);
+  const int turns = ((a.num_heads + a.num_kv_heads) * a.head_dim / 16 + 31) / 32;
   // As many warps as the device holds at once beside those for V, if the rows have them.
   const int wanted = std::max(multiprocessors * kResidentWarps / a.rows, 1);
   grid.row_turns = (turns + wanted - 1) / wanted;
   grid.row_warps = (turns + grid.row_turns - 1) / grid.row_turns;
   grid.row_blocks = (a.rows * grid.row_warps + kWarpsPerBlock - 1) / kWarpsPerBlock;
-  const bool uniform = std::int64_t{a.batch} * a.max_rows_per_sequence == a.rows;
-  grid.uniform_rows = uniform ? a.max_rows_per_sequence : 0;
-  grid.tile_slots = tiles ? std::min(a.rows, a.rows / kPageTokens + 2 * a.batch) : 0;
   return grid;
 }
 
@@ -105,8 +110,26 @@ RopeAngleTable make_rope_angles(const RopeTable& table, int positions) {
   return angles;
 }
 
+KvScale make_kv_scale(float scale) {
+  const float inverse = 1.0f / scale;
+  bool suffices = scale > 0x1p-60f && scale < 0x1p60f;
+  for (int odd = 1; odd < 32 && suffices; odd += 2) {
+    const double midpoint = static_cast<double>(odd) * static_cast<double>(scale);
+    int exponent = 0;
+    std::frexp(midpoint, &exponent);
+    const double unit = std::ldexp(1.0, exponent - 11);
+    for (const double units : {std::floor(midpoint / unit), std::ceil(midpoint / unit)}) {
+      const float x = static_cast<float>(units * unit), m = static_cast<float>(odd);
+      const auto side = [m](float quotient) { return (quotient > m) - (quotient < m); };
+      suffices = suffices && side(x * inverse) == side(x / scale);
+    }
+  }
+  return {scale, suffices ? inverse : -inverse};
+}
+
 Status launch_kv_write(const KvWriteArgs& args, CUstream_st* stream) {
   KV8_TRY(check_pointers(args));
+  KV8_TRY(check_scales(args));
   KV8_TRY(check_sizes(args));
   int device = 0, multiprocessors = 0;
   cudaError_t code = cudaGetDevice(&device);

@@ -5,6 +5,14 @@
 
 namespace kv8 {
 
+/// A scale as the kernel wants it: make_kv_scale.
+struct alignas(8) KvScale {
+  float scale = 0.0f;
+  /// 1 / scale, rounded; the sign bit is set where e4m3(RN(x inverse)) is not e4m3(RN(x / scale))
+  /// for every FP16 and BF16 value x.
+  float inverse = 0.0f;
+};
+
 /// One launch: for every row of a ragged batch, normalises (optionally) and rotates Q and K, rounds
 /// once to the model's type, transforms (optionally), and stores K and V in the paged cache and Q
 /// packed: docs/numbers.md, bit for bit. Row i of sequence b (counting from cu_rows[b]) goes to
@@ -37,12 +45,12 @@ struct KvWriteArgs {
   const float* v_offset = nullptr;
   bool hadamard = false;  ///< rotate Q and K heads (Sylvester order, times 1 / sqrt(head_dim))
 
-  /// code = e4m3(x / scale). One value, or one a KV head where `scale_per_head`. Q's with FP8 Q,
-  /// K's and V's with an FP8 cache, null otherwise.
-  const float* q_scale = nullptr;
-  const float* k_scale = nullptr;
-  const float* v_scale = nullptr;
-  bool scale_per_head = false;
+  /// code = e4m3(x / scale): Q's, K's and V's. Q's counts with FP8 queries, K's and V's with an FP8
+  /// cache. By value, so that the kernel need not fetch them.
+  KvScale scales[3];
+  /// Instead of the three where heads differ: device memory [num_heads + 2 * num_kv_heads], one for
+  /// every head of a row of `qkv`.
+  const KvScale* head_scales = nullptr;
   float q_limit = 448.0f, k_limit = 448.0f;  ///< largest codes of Q and K: beyond, they saturate
 
   int batch = 0;
@@ -57,7 +65,8 @@ struct KvWriteArgs {
   bool fp8_cache = true;  ///< else FP16
   bool fp8_q = true;      ///< else FP16
 
-  /// Start while the kernel before still runs; what this one reads of it waits for its end.
+  /// Start while the kernel before still runs and wait for its end before reading `qkv` or writing.
+  /// No kernel that may still run then writes kv_lens, positions, cos, sin or head_scales.
   bool dependent_launch = false;
 };
 
