@@ -6,6 +6,7 @@
 #include <random>
 
 #include "cuda/attention/attention.h"
+#include "cuda/attention/sm90/decode/cluster_size.h"
 #include "cuda/gpu.h"
 #include "cuda/testing/prefill_problem.h"
 
@@ -59,6 +60,12 @@ struct DecodeProblem {
     const Status status = launch_decode(args, nullptr, blocks);
     ASSERT_TRUE(status.ok()) << status.error().message;
     ASSERT_EQ(cudaDeviceSynchronize(), cudaSuccess);
+  }
+  /// Other lengths than the problem was made with, none above those.
+  void set_lengths(const std::vector<int>& lengths) const {
+    ASSERT_EQ(cudaMemcpy(const_cast<std::int32_t*>(args.kv_lens), lengths.data(),
+                         lengths.size() * sizeof(int), cudaMemcpyHostToDevice),
+              cudaSuccess);
   }
   /// FP16 probabilities and outputs: each rounds to 11 bits, BF16 outputs to 8. Probabilities'
   /// errors average out, an output's own does not.
@@ -241,8 +248,9 @@ TEST_P(DecodeTest, RunsAgreeBitForBit) {
   }
 }
 
-TEST_P(DecodeTest, CapturedLaunchFollowsChangedLengths) {
-  auto problem = DecodeProblem::create(spec_of({3000, 2000, 1000}, 16, 4, 128, KvType::kE4m3));
+/// Replays a launch captured with the longest lengths with each of `lengths`.
+void replay(const std::vector<std::vector<int>>& lengths) {
+  auto problem = DecodeProblem::create(spec_of(lengths[0], 16, 4, 128, KvType::kE4m3));
   cudaStream_t stream;
   cudaGraph_t graph;
   cudaGraphExec_t executable;
@@ -252,19 +260,120 @@ TEST_P(DecodeTest, CapturedLaunchFollowsChangedLengths) {
   ASSERT_TRUE(launch_decode(problem.args, stream).ok());
   ASSERT_EQ(cudaStreamEndCapture(stream, &graph), cudaSuccess);
   ASSERT_EQ(cudaGraphInstantiate(&executable, graph, 0), cudaSuccess);
-  for (const std::vector<int>& lengths :
-       {std::vector<int>{3000, 2000, 1000}, {1, 2000, 64}, {65, 0, 999}, {2999, 1999, 1}}) {
-    ASSERT_EQ(cudaMemcpy(const_cast<std::int32_t*>(problem.args.kv_lens), lengths.data(), 12,
-                         cudaMemcpyHostToDevice),
-              cudaSuccess);
+  for (const std::vector<int>& now : lengths) {
+    problem.set_lengths(now);
     ASSERT_TRUE(problem.problem.poison_output().ok());
     ASSERT_EQ(cudaGraphLaunch(executable, stream), cudaSuccess);
     ASSERT_EQ(cudaStreamSynchronize(stream), cudaSuccess);
-    problem.check("replay of length " + std::to_string(lengths[0]));
+    problem.check("replay of length " + std::to_string(now[0]));
   }
   cudaGraphExecDestroy(executable);
   cudaGraphDestroy(graph);
   cudaStreamDestroy(stream);
+}
+
+TEST_P(DecodeTest, CapturedLaunchFollowsChangedLengths) {
+  replay({{3000, 2000, 1000}, {1, 2000, 64}, {65, 0, 999}, {2999, 1999, 1}});
+  replay({{3000}, {1}, {64}, {65}, {0}, {2999}});  // a batch of one may run in clusters
+}
+
+// A batch of one: on Hopper each task has a cluster of blocks, of 16, 8, 4 or 2 of them as there is
+// room, or none.
+constexpr int kBlockCounts[] = {256, 31, 15, 7, 3};
+
+TEST_P(DecodeTest, BatchOfOneWithEveryLengthUpToTwoPagesAndOne) {
+  for (KvType type : kTypes) {
+    for (int head_dim : {64, 128}) {
+      auto problem = DecodeProblem::create(spec_of({130}, 8, 2, head_dim, type));
+      for (int length = 0; length <= 129; ++length) {
+        problem.set_lengths({length});
+        problem.run();
+        problem.check("d " + std::to_string(head_dim) + " length " + std::to_string(length));
+      }
+    }
+  }
+}
+
+TEST_P(DecodeTest, BatchOfOneOnBothSidesOfEachCut) {
+  for (KvType type : kTypes) {
+    for (int head_dim : {64, 128}) {
+      auto problem = DecodeProblem::create(spec_of({64 * 16 * 9}, 8, 2, head_dim, type));
+      for (int blocks : kBlockCounts) {
+        for (int pages : {1, 2, 4, 8, 16, 24, 32, 64, 128, 144}) {
+          for (int more : {-1, 0, 1}) {
+            const int length = std::min(64 * pages + more, 64 * 16 * 9);
+            problem.set_lengths({length});
+            problem.run(blocks);
+            problem.check("d " + std::to_string(head_dim) + " length " + std::to_string(length) +
+                          " blocks " + std::to_string(blocks));
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST_P(DecodeTest, BatchOfOneOfEveryPatternAndRatio) {
+  for (KvType type : kTypes) {
+    for (int pattern = 0; pattern < cuda_testing::kNumPatterns; ++pattern) {
+      for (int group : {1, 4, 7, 16}) {
+        PrefillProblemSpec spec = spec_of({1111}, 3 * group, 3, group == 7 ? 64 : 128, type);
+        spec.pattern = static_cast<Pattern>(pattern);
+        spec.out_type = group == 4 ? OutType::kBf16 : OutType::kF16;
+        spec.scale_per_head = type == KvType::kE4m3 && group != 1;
+        spec.v_offset = group == 16;
+        auto problem = DecodeProblem::create(spec);
+        problem.run();
+        problem.check(to_string(spec.pattern) + " group " + std::to_string(group));
+      }
+    }
+  }
+}
+
+TEST_P(DecodeTest, BatchOfOneWithTrees) {
+  for (KvType type : kTypes) {
+    for (int q_len : {1, 2, 5, 60, 128}) {
+      for (int length : {q_len, 64 + q_len, 700}) {
+        const int group = q_len % 2 == 0 ? 4 : 7;
+        PrefillProblemSpec spec =
+            spec_of({length}, 2 * group, 2, group == 4 ? 64 : 128, type, q_len);
+        auto causal = DecodeProblem::create(spec);
+        causal.run();
+        causal.check("q_len " + std::to_string(q_len));
+        spec.tree_mask = random_trees(1, q_len, 5);
+        auto tree = DecodeProblem::create(spec);
+        tree.run();
+        tree.check("tree of " + std::to_string(q_len) + " length " + std::to_string(length));
+      }
+    }
+  }
+}
+
+TEST_P(DecodeTest, BatchOfOneAgreesBitForBit) {
+  auto problem = DecodeProblem::create(spec_of({5000}, 32, 8, 128, KvType::kE4m3));
+  for (int blocks : kBlockCounts) {
+    problem.run(blocks);
+    const auto first = problem.problem.output().value();
+    for (int i = 0; i < 20; ++i) {
+      problem.run(blocks);
+      ASSERT_EQ(problem.problem.output().value(), first);
+    }
+  }
+}
+
+TEST(DecodeClusters, SizeFollowsTheDeviceAndTheTasks) {
+  const sm90::MostClusters most = {66, 30, 15, 7};  // an H100, 132 multiprocessors
+  EXPECT_EQ(sm90::cluster_size(1, 8, 64, 132, most), 8);
+  EXPECT_EQ(sm90::cluster_size(1, 8, 100000, 132, most), 8);  // half of the multiprocessors
+  EXPECT_EQ(sm90::cluster_size(1, 4, 100000, 132, most), 16);
+  EXPECT_EQ(sm90::cluster_size(1, 16, 64, 132, most), 4);
+  EXPECT_EQ(sm90::cluster_size(1, 31, 64, 132, most), 2);
+  EXPECT_EQ(sm90::cluster_size(1, 67, 64, 132, most), 1);
+  EXPECT_EQ(sm90::cluster_size(1, 1, 1024, 132, most), 16);
+  EXPECT_EQ(sm90::cluster_size(1, 1, 1025, 132, most), 1);  // 16 blocks read too slowly
+  EXPECT_EQ(sm90::cluster_size(2, 8, 64, 132, most), 1);
+  EXPECT_EQ(sm90::cluster_size(1, 8, 64, 63, most), 4);
+  EXPECT_EQ(sm90::cluster_size(1, 8, 64, 132, {}), 1);
 }
 
 TEST(DecodeArguments, RefusesWhatItCannotDo) {

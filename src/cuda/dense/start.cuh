@@ -10,27 +10,42 @@
 
 namespace kv8::dense {
 
-/// Enqueues `kernel`. A dependent launch on a device before sm_90 is an ordinary one.
+/// Enqueues `kernel`, `cluster` neighbours along x of its grid as a thread-block cluster (1: none).
+/// A dependent launch on a device before sm_90 is an ordinary one.
 template <class... Params, class... Args>
-cudaError_t start(void (*kernel)(Params...), dim3 grid, int threads, int shared_bytes,
-                  bool dependent, cudaStream_t stream, Args... args) {
+cudaError_t start_clusters(void (*kernel)(Params...), dim3 grid, int cluster, int threads,
+                           int shared_bytes, bool dependent, cudaStream_t stream, Args... args) {
   int device = 0, major = 0;
   cudaError_t code = cudaGetDevice(&device);
   if (code == cudaSuccess) {
     code = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
   }
   if (code != cudaSuccess) return code;
-  cudaLaunchAttribute attribute{};
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchAttribute attributes[2] = {};
   cudaLaunchConfig_t config{};
   config.gridDim = grid;
   config.blockDim = dim3(static_cast<unsigned>(threads));
   config.dynamicSmemBytes = static_cast<std::size_t>(shared_bytes);
   config.stream = stream;
-  config.attrs = &attribute;
-  config.numAttrs = dependent && major >= 9 ? 1 : 0;
+  config.attrs = attributes;
+  if (dependent && major >= 9) {
+    cudaLaunchAttribute& attribute = attributes[config.numAttrs++];
+    attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attribute.val.programmaticStreamSerializationAllowed = 1;
+  }
+  if (cluster > 1) {
+    cudaLaunchAttribute& attribute = attributes[config.numAttrs++];
+    attribute.id = cudaLaunchAttributeClusterDimension;
+    attribute.val.clusterDim = {static_cast<unsigned>(cluster), 1, 1};
+  }
   return cudaLaunchKernelEx(&config, kernel, Params(args)...);
+}
+
+/// Enqueues `kernel` without clusters.
+template <class... Params, class... Args>
+cudaError_t start(void (*kernel)(Params...), dim3 grid, int threads, int shared_bytes,
+                  bool dependent, cudaStream_t stream, Args... args) {
+  return start_clusters(kernel, grid, 1, threads, shared_bytes, dependent, stream, args...);
 }
 
 /// One element of the model's type, as bits, to FP32 and back.

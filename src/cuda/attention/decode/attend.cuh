@@ -117,27 +117,43 @@ struct TaskQueries {
   }
 };
 
-/// Softmax and weighted values of piece `piece` of the sequence. `v_page`: shared address of the
-/// page that holds it.
+/// Which keys of a piece any row of the task sees, where that are not all.
 template <class C>
-__device__ __forceinline__ void absorb_scores(RowState<C>& state, const DecodeKernelParams& params,
-                                              const TaskRows& task, const TaskQueries<C>& queries,
-                                              int piece, Scores<C>& scores, uint32_t v_page, int g,
-                                              int q) {
+struct SeenKeys {
+  bool masked;
+  typename C::KeyBits bits;
+};
+
+/// Softmax of piece `piece` of the sequence: what its values weigh, relative to the state's peak.
+template <class C>
+__device__ __forceinline__ SeenKeys<C> weigh_keys(RowState<C>& state,
+                                                  const DecodeKernelParams& params,
+                                                  const TaskRows& task,
+                                                  const TaskQueries<C>& queries, int piece,
+                                                  Scores<C>& scores, Weights<C>& weights, int g,
+                                                  int q) {
   const int first = piece * C::kKeys;
-  const uint32_t v_piece = v_page + piece % C::kPieces * (C::kKeys * C::kElemBytes);
-  typename C::KeyBits seen = 0;
-  const bool masked = first + C::kKeys > queries.seen_by_all;
-  if (masked) {
+  SeenKeys<C> seen{first + C::kKeys > queries.seen_by_all, 0};
+  if (seen.masked) {
     typename C::KeyBits bits[C::kRowTiles][2];
-    seen = queries.visible(params, task, first, q, bits);
+    seen.bits = queries.visible(params, task, first, q, bits);
     hide_scores<C>(scores, bits, g);
   }
   soften<C>(state, scores, queries.scale);
-  if (masked) {
-    weigh_values<C, true>(state, v_piece, scores, seen, g, q);
+  transpose_weights<C>(weights, scores);
+  return seen;
+}
+
+/// Adds the weighted values of piece `piece`. `v_page`: shared address of the page that holds it.
+template <class C>
+__device__ __forceinline__ void absorb_values(RowState<C>& state, int piece,
+                                              const Weights<C>& weights, const SeenKeys<C>& seen,
+                                              uint32_t v_page, int g, int q) {
+  const uint32_t v_piece = v_page + piece % C::kPieces * (C::kKeys * C::kElemBytes);
+  if (seen.masked) {
+    weigh_values<C, true>(state, v_piece, weights, seen.bits, g, q);
   } else {
-    weigh_values<C, false>(state, v_piece, scores, 0, g, q);
+    weigh_values<C, false>(state, v_piece, weights, 0, g, q);
   }
 }
 

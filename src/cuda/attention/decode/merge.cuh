@@ -29,9 +29,12 @@ struct TaskRows {
   int batch, kv_head, first_row, rows;
   float v_scale;
 };
+__device__ __forceinline__ int kv_head_of(const DecodeKernelParams& params, const Segment& s) {
+  return params.row_tiles == 1 ? s.head_tile : s.head_tile / params.row_tiles;
+}
 template <class C>
 __device__ __forceinline__ TaskRows task_rows(const DecodeKernelParams& params, const Segment& s) {
-  const int kv_head = params.row_tiles == 1 ? s.head_tile : s.head_tile / params.row_tiles;
+  const int kv_head = kv_head_of(params, s);
   const int first = (s.head_tile - kv_head * params.row_tiles) * C::kRows;
   return {s.batch, kv_head, first, min(params.q_len * params.group - first, C::kRows),
           scale_at(params.v_scale, kv_head * params.scale_stride)};
@@ -44,6 +47,7 @@ __device__ __forceinline__ int64_t row_offset(const DecodeKernelParams& params,
   return ((int64_t{task.batch} * params.q_len + token) * params.num_heads + head) * head_dim;
 }
 
+/// Every computing warp leaves its rows, sums complete, one without any piece empty ones.
 template <class C>
 __device__ __forceinline__ void leave_rows(const RowState<C>& rows, MergeBuffer<C>& buffer,
                                            const TaskRows& task, int warp, int g, int q) {
@@ -51,12 +55,9 @@ __device__ __forceinline__ void leave_rows(const RowState<C>& rows, MergeBuffer<
   for (int n = 0; n < C::kRowTiles; ++n) {
 #pragma unroll
     for (int c = 0; c < 2; ++c) {
-      float sum = rows.sum[n][c];
-#pragma unroll
-      for (int d = 4; d < 32; d *= 2) sum += __shfl_xor_sync(kAllLanes, sum, d);
       const int row = 8 * n + 2 * q + c;
       if (row >= task.rows) continue;
-      if (g == 0) buffer.weight[warp][row] = make_float2(rows.peak[n][c], sum);
+      if (g == 0) buffer.weight[warp][row] = make_float2(rows.peak[n][c], rows.sum[n][c]);
 #pragma unroll
       for (int tile = 0; tile < C::kHeadDim / 16; ++tile) {
         buffer.out[warp][row][16 * tile + g] = rows.out[tile][n][c];
@@ -93,49 +94,51 @@ __device__ __forceinline__ void add_parts(RowPart& to, const float2 (&weight)[kC
   }
 }
 
-/// Sums what `count` warps from `first_warp` on (cyclically) have left.
+/// Sums what the warps have left.
 template <class C>
-__device__ __forceinline__ RowPart merge_warps(const MergeBuffer<C>& buffer, int first_warp,
-                                               int count, int row, int column) {
+__device__ __forceinline__ RowPart merge_warps(const MergeBuffer<C>& buffer, int row, int column) {
   float2 weight[C::kWarps], out[C::kWarps];
 #pragma unroll
-  for (int i = 0; i < C::kWarps; ++i) {  // all loads first: what a warp did not leave is dropped
-    const int warp = (first_warp + i) % C::kWarps;
-    weight[i] = buffer.weight[warp][row];
-    out[i] = *reinterpret_cast<const float2*>(&buffer.out[warp][row][column]);
-  }
-#pragma unroll
-  for (int i = 0; i < C::kWarps; ++i) {
-    if (i >= count) {
-      weight[i] = make_float2(kNoPeak, 0.0f);
-      out[i] = make_float2(0.0f, 0.0f);
-    }
+  for (int warp = 0; warp < C::kWarps; ++warp) {
+    weight[warp] = buffer.weight[warp][row];
+    out[warp] = *reinterpret_cast<const float2*>(&buffer.out[warp][row][column]);
   }
   RowPart part;
   add_parts(part, weight, out);
   return part;
 }
 
-/// Two columns of a finished row, as the output holds them.
+/// Two columns of a row of the output: where they go, and what scales and shifts them. All loads
+/// are under way before the sum is known.
 template <class C>
-__device__ __forceinline__ uint32_t finished(const DecodeKernelParams& params, const TaskRows& task,
-                                             int column, const RowPart& part) {
-  const bool empty = part.sum == 0.0f;  // no key: zeros
-  const float factor = empty ? 0.0f : __fdividef(task.v_scale, part.sum);
-  float2 add = make_float2(0.0f, 0.0f);
-  if (params.v_offset != nullptr && !empty) {
-    add = *reinterpret_cast<const float2*>(params.v_offset + task.kv_head * C::kHeadDim + column);
+class FinishedPair {
+ public:
+  __device__ FinishedPair(const DecodeKernelParams& params, const TaskRows& task, int row,
+                          int column)
+      : to_(params.out + row_offset(params, task, row, C::kHeadDim) + column),
+        scale_(task.v_scale),
+        bf16_(params.out_is_bf16) {
+    if (params.v_offset != nullptr) {
+      add_ =
+          *reinterpret_cast<const float2*>(params.v_offset + task.kv_head * C::kHeadDim + column);
+    }
   }
-  const float x = fmaf(part.out.x, factor, add.x), y = fmaf(part.out.y, factor, add.y);
-  return params.out_is_bf16 ? ptx::floats_to_bfloat_pair(x, y) : ptx::floats_to_half_pair(x, y);
-}
 
-template <class C>
-__device__ __forceinline__ uint32_t* place_of(const DecodeKernelParams& params,
-                                              const TaskRows& task, int row, int column) {
-  return reinterpret_cast<uint32_t*>(params.out + row_offset(params, task, row, C::kHeadDim) +
-                                     column);
-}
+  __device__ void store(const RowPart& part) const {
+    const bool empty = part.sum == 0.0f;  // no key: zeros
+    const float factor = empty ? 0.0f : __fdividef(scale_, part.sum);
+    const float x = fmaf(part.out.x, factor, empty ? 0.0f : add_.x);
+    const float y = fmaf(part.out.y, factor, empty ? 0.0f : add_.y);
+    *reinterpret_cast<uint32_t*>(to_) =
+        bf16_ ? ptx::floats_to_bfloat_pair(x, y) : ptx::floats_to_half_pair(x, y);
+  }
+
+ private:
+  uint16_t* to_;
+  float scale_;
+  bool bf16_;
+  float2 add_ = make_float2(0.0f, 0.0f);
+};
 
 /// Place of a block's part of a shared task: [rows][head_dim] sums, then [rows] peaks and weights.
 /// A block's first segment may continue a task, its last may begin one.
@@ -158,7 +161,7 @@ struct SharedTask {
 __device__ __forceinline__ void note_shared(const DecodeKernelParams& params,
                                             const Schedule& schedule, const Segment& segment,
                                             const TaskRows& task, SharedTask (&shared)[2]) {
-  if (segment.end_page - segment.first_page == segment.pages) return;
+  if (segment.count == segment.pages) return;
   SharedTask& own = shared[segment.first_page == 0];
   own.rows = task;
   own.counter =
@@ -178,6 +181,7 @@ __device__ __forceinline__ void combine_blocks(const DecodeKernelParams& params,
 #pragma unroll 1
   for (int e = thread; e < task.rows.rows * (C::kHeadDim / 2); e += 32 * C::kWarps) {
     const int row = e / (C::kHeadDim / 2), column = e % (C::kHeadDim / 2) * 2;
+    const FinishedPair<C> finish(params, task.rows, row, column);
     RowPart part;
 #pragma unroll 1
     for (int base = 0; base < count; base += kAtOnce) {
@@ -196,28 +200,26 @@ __device__ __forceinline__ void combine_blocks(const DecodeKernelParams& params,
       }
       add_parts(part, weight, out);
     }
-    *place_of<C>(params, task.rows, row, column) = finished<C>(params, task.rows, column, part);
+    finish.store(part);
   }
 }
 
-/// Called by all computing warps after those that had pieces of the segment left their rows. What
-/// is a part of a task goes to the workspace.
+/// Called by all computing warps after they have left their rows. What is a part of a task goes to
+/// the workspace.
 template <class C>
 __device__ __forceinline__ void finish_segment(const DecodeKernelParams& params,
                                                const Segment& segment, const TaskRows& task,
-                                               const MergeBuffer<C>& buffer, int first_warp,
-                                               int thread) {
+                                               const MergeBuffer<C>& buffer, int thread) {
   constexpr int kOut = C::kRows * C::kHeadDim;
-  const int pieces = (segment.end_page - segment.first_page) * C::kPieces;
-  const bool whole = segment.end_page - segment.first_page == segment.pages;
+  const bool whole = segment.count == segment.pages;
   float* own = part_of<C>(params, blockIdx.x, segment.first_page == 0);
   compute_barrier<C>();
 #pragma unroll 1
   for (int e = thread; e < task.rows * (C::kHeadDim / 2); e += 32 * C::kWarps) {
     const int row = e / (C::kHeadDim / 2), column = e % (C::kHeadDim / 2) * 2;
-    const RowPart part = merge_warps<C>(buffer, first_warp, min(pieces, C::kWarps), row, column);
+    const RowPart part = merge_warps<C>(buffer, row, column);
     if (whole) {
-      *place_of<C>(params, task, row, column) = finished<C>(params, task, column, part);
+      FinishedPair<C>(params, task, row, column).store(part);
     } else {
       __stcg(reinterpret_cast<float2*>(own + row * C::kHeadDim + column), part.out);
       if (column == 0) {

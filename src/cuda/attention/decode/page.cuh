@@ -25,6 +25,10 @@ inline constexpr float kPShift = 8.0f;
 template <class C>
 using Scores = float[C::kKeySteps][C::kRowTiles][4];
 
+/// Probabilities as the second operand of V^T·P^T.
+template <class C>
+using Weights = uint32_t[C::kKeySteps][C::kRowTiles][2];
+
 /// Lane 4g + q owns query rows 2q and 2q + 1 of each eight, together with the other lanes of its q.
 template <class C>
 struct RowState {
@@ -42,6 +46,18 @@ struct RowState {
     for (int n = 0; n < C::kRowTiles; ++n) {
       peak[n][0] = peak[n][1] = kNoPeak;
       sum[n][0] = sum[n][1] = 0.0f;
+    }
+  }
+
+  /// From a lane's own keys to all that the warp has seen. Whole warps, once, after the last keys.
+  __device__ void complete_sums() {
+#pragma unroll
+    for (int n = 0; n < C::kRowTiles; ++n) {
+#pragma unroll
+      for (int c = 0; c < 2; ++c) {
+#pragma unroll
+        for (int d = 4; d < 32; d *= 2) sum[n][c] += __shfl_xor_sync(kAllLanes, sum[n][c], d);
+      }
     }
   }
 };
@@ -177,6 +193,21 @@ __device__ __forceinline__ void soften(RowState<C>& rows, Scores<C>& s, float sc
   }
 }
 
+template <class C>
+__device__ __forceinline__ void transpose_weights(Weights<C>& weights, const Scores<C>& p) {
+#pragma unroll
+  for (int step = 0; step < C::kKeySteps; ++step) {
+#pragma unroll
+    for (int n = 0; n < C::kRowTiles; ++n) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        weights[step][n][half] = ptx::transpose_pairs(
+            ptx::floats_to_half_pair(p[step][n][2 * half], p[step][n][2 * half + 1]));
+      }
+    }
+  }
+}
+
 /// Masks of the words that a lane holds of a V row; `seen`: a bit for each key of the piece.
 template <class C>
 __device__ __forceinline__ void value_masks(typename C::KeyBits seen, int q,
@@ -218,23 +249,11 @@ __device__ __forceinline__ void load_values(uint32_t address,
 /// clears it. `v_piece`: shared address of the piece's first token of V's first row.
 template <class C, bool kMasked>
 __device__ __forceinline__ void weigh_values(RowState<C>& rows, uint32_t v_piece,
-                                             const Scores<C>& p, typename C::KeyBits seen, int g,
+                                             const Weights<C>& b, typename C::KeyBits seen, int g,
                                              int q) {
   constexpr int kWords = C::kLaneKeys * C::kElemBytes / 4;
   uint32_t masks[kWords];
   if constexpr (kMasked) value_masks<C>(seen, q, masks);
-  uint32_t b[C::kKeySteps][C::kRowTiles][2];
-#pragma unroll
-  for (int step = 0; step < C::kKeySteps; ++step) {
-#pragma unroll
-    for (int n = 0; n < C::kRowTiles; ++n) {
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        b[step][n][half] = ptx::transpose_pairs(
-            ptx::floats_to_half_pair(p[step][n][2 * half], p[step][n][2 * half + 1]));
-      }
-    }
-  }
   constexpr int kRowBytes = 64 * C::kElemBytes;
   const uint32_t base = v_piece + g * kRowBytes + q * C::kLaneKeys * C::kElemBytes;
 #pragma unroll

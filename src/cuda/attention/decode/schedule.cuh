@@ -16,11 +16,11 @@ inline constexpr uint32_t kAllLanes = 0xffffffffu;
 /// Pages of a sequence; one that is empty keeps a unit, whose block writes its zeros.
 __device__ __forceinline__ uint32_t units_of(int kv_len) { return max((kv_len + 63) / 64, 1); }
 
-/// A block's share of one task.
+/// A block's share of one task: pages first_page + i * stride.
 struct Segment {
   int batch, head_tile;  ///< head_tile = kv_head * row_tiles + row_tile
   int kv_len;
-  int first_page, end_page;
+  int first_page, count, stride;
   int pages;  ///< of the whole task
 };
 
@@ -45,10 +45,10 @@ class Schedule {
   __device__ bool done() const { return left_ == 0; }
   __device__ Segment segment() const {
     const int pages = units_of(kv_len_);
-    return {batch_, head_tile_, kv_len_, page_, min(pages, page_ + int(left_)), pages};
+    return {batch_, head_tile_, kv_len_, page_, min(pages - page_, int(left_)), 1, pages};
   }
   __device__ void advance(const Segment& s) {
-    left_ -= s.end_page - s.first_page;
+    left_ -= s.count;
     page_ = 0;
     if (++head_tile_ == head_tiles_ && left_ > 0) {
       head_tile_ = 0;

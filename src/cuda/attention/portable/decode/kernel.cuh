@@ -52,7 +52,8 @@ __device__ __forceinline__ void attend_pages(RowState<C>& rows, const DecodeKern
   const uint32_t v_page = k_page + C::kPageBytes;
   const int32_t* table = params.page_table + int64_t{s.batch} * params.max_pages;
   // An empty sequence has a page that does not exist, all of whose tokens are masked.
-  const auto id_of = [&](int at) { return at < s.end_page && s.kv_len > 0 ? table[at] : -1; };
+  const int end = s.first_page + s.count;
+  const auto id_of = [&](int at) { return at < end && s.kv_len > 0 ? table[at] : -1; };
   const auto load = [&](uint32_t to, const uint8_t* pool, int id) {
     const int64_t block = int64_t{id} * params.num_kv_heads + task.kv_head;
     if (id >= 0) load_page<C>(to, pool + block * C::kPageBytes, lane);
@@ -63,22 +64,25 @@ __device__ __forceinline__ void attend_pages(RowState<C>& rows, const DecodeKern
   load(k_page, params.k, first_id);
   load(v_page, params.v, first_id);
   const TaskQueries<C> queries(params, s, task, g, q);
-  rows.reset();
-  for (; page < s.end_page; page += C::kWarps) {
+  for (; page < end; page += C::kWarps) {
     const int id = next_id;
     next_id = id_of(page + 2 * C::kWarps);
     Scores<C> scores;
+    Weights<C> weights;
     ptx::async_copy_wait<1>();
     __syncwarp();
     score_piece<C>(k_page, queries.rows, g, q, scores);
     __syncwarp();
     load(k_page, params.k, id);
+    const SeenKeys<C> seen =
+        weigh_keys<C>(rows, params, task, queries, page, scores, weights, g, q);
     ptx::async_copy_wait<1>();
     __syncwarp();
-    absorb_scores<C>(rows, params, task, queries, page, scores, v_page, g, q);
+    absorb_values<C>(rows, page, weights, seen, v_page, g, q);
     __syncwarp();
     load(v_page, params.v, id);
   }
+  rows.complete_sums();
 }
 
 template <class C>
@@ -97,13 +101,14 @@ __global__ void __launch_bounds__(C::kThreads, 1)
     const TaskRows task = task_rows<C>(params, s);
     const int page = s.first_page + warp;
     if (threadIdx.x == 0) note_shared(params, schedule, s, task, shared.tasks);
-    if (page < s.end_page) {
+    rows.reset();
+    if (page < s.first_page + s.count) {
       const uint32_t k_page = ptx::shared_address(shared.pages[warp][0]);
       attend_pages<C>(rows, params, s, task, page, k_page, lane);
     }
     __syncthreads();
-    if (page < s.end_page) leave_rows<C>(rows, shared.merge, task, warp, lane / 4, lane % 4);
-    finish_segment<C>(params, s, task, shared.merge, 0, threadIdx.x);
+    leave_rows<C>(rows, shared.merge, task, warp, lane / 4, lane % 4);
+    finish_segment<C>(params, s, task, shared.merge, threadIdx.x);
     schedule.advance(s);
   }
   finish_shared<C>(params, shared.tasks, threadIdx.x);

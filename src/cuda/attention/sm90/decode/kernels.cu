@@ -21,6 +21,12 @@ cudaError_t start(const DecodeKernelParams& params, int blocks, cudaStream_t str
 
 cudaError_t start_decode(const DecodeKernelParams& params, int elem_bytes, int head_dim, int rows,
                          int blocks, cudaStream_t stream) {
+  const int cluster =
+      cluster_size(params.batch, params.num_kv_heads * params.row_tiles, params.max_pages, blocks,
+                   most_decode_clusters(elem_bytes, head_dim, rows));
+  if (cluster > 1) {
+    return start_decode_in_clusters(params, elem_bytes, head_dim, rows, cluster, stream);
+  }
   return for_shape(elem_bytes, head_dim, rows, [&]<int kElem, int kDim, int kRows>() {
     return start<RingShape<kElem, kDim, kRows>>(params, blocks, stream);
   });

@@ -14,19 +14,26 @@ namespace kv8::sm90 {
 // neighbouring phases apart).
 constexpr int decode_warps(int head_dim, int rows) { return head_dim == 128 && rows == 16 ? 6 : 8; }
 
-template <int kElem, int kDim, int kRowCount>
+/// `kInCluster`: a task's blocks form a cluster and leave their parts in 8 bytes an output of it.
+template <int kElem, int kDim, int kRowCount, bool kInCluster = false>
 struct RingShape : decode::DecodeShape<kElem, kDim, kRowCount, decode_warps(kDim, kRowCount), 2> {
   using Base = decode::DecodeShape<kElem, kDim, kRowCount, decode_warps(kDim, kRowCount), 2>;
   static constexpr int kThreads = 32 * (Base::kWarps + 1);
   static constexpr int kPagesAtOnce = Base::kWarps / Base::kPieces;
   static constexpr int kStageBytes = 2 * Base::kPageBytes;
   static constexpr int kSharedLimit = 227 * 1024;
-  static constexpr int kFixedBytes = 4 * Base::kMergeFloats + 768;  // + barriers and flags
+  static constexpr bool kCluster = kInCluster;
+  static constexpr int kPartBytes = kCluster ? 8 * kRowCount * kDim : 0;
+  static constexpr int kFixedBytes =
+      4 * Base::kMergeFloats + kPartBytes + 768;  // + barriers, flags
   static constexpr int kFit = (kSharedLimit - kFixedBytes) / kStageBytes;
   // More pages under way only let some multiprocessors run ahead of others (docs).
   static constexpr int kStages = std::min(kFit, 8) / kPagesAtOnce * kPagesAtOnce;
   static constexpr int kSharedBytes = kStages * kStageBytes + kFixedBytes;
   static constexpr int kLoadPages = kStages / 2;  // that the loader takes together
+  // Where all blocks begin at once, more than 64 KiB under way each only get into each other's way
+  // (docs).
+  static constexpr bool kPaced = kCluster && kStages * kStageBytes > 64 * 1024;
   static_assert(kStages >= kPagesAtOnce);
 };
 
