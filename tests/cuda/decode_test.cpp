@@ -362,18 +362,21 @@ TEST_P(DecodeTest, BatchOfOneAgreesBitForBit) {
 }
 
 TEST(DecodeClusters, SizeFollowsTheDeviceAndTheTasks) {
-  const sm90::MostClusters most = {66, 30, 15, 7};  // an H100, 132 multiprocessors
-  EXPECT_EQ(sm90::cluster_size(1, 8, 64, 132, most), 8);
-  EXPECT_EQ(sm90::cluster_size(1, 8, 100000, 132, most), 8);  // half of the multiprocessors
-  EXPECT_EQ(sm90::cluster_size(1, 4, 100000, 132, most), 16);
-  EXPECT_EQ(sm90::cluster_size(1, 16, 64, 132, most), 4);
-  EXPECT_EQ(sm90::cluster_size(1, 31, 64, 132, most), 2);
-  EXPECT_EQ(sm90::cluster_size(1, 67, 64, 132, most), 1);
-  EXPECT_EQ(sm90::cluster_size(1, 1, 1024, 132, most), 16);
-  EXPECT_EQ(sm90::cluster_size(1, 1, 1025, 132, most), 1);  // 16 blocks read too slowly
-  EXPECT_EQ(sm90::cluster_size(2, 8, 64, 132, most), 1);
-  EXPECT_EQ(sm90::cluster_size(1, 8, 64, 63, most), 4);
+  const sm90::ClusterLimits h100 = {{66, 30, 15, 7}, sm90::enough_blocks(3.35e12)};
+  EXPECT_EQ(sm90::cluster_size(1, 8, 64, 132, h100), 8);
+  EXPECT_EQ(sm90::cluster_size(1, 8, 100000, 132, h100), 8);  // 64 blocks read fast enough
+  EXPECT_EQ(sm90::cluster_size(1, 4, 100000, 132, h100), 16);
+  EXPECT_EQ(sm90::cluster_size(1, 16, 64, 132, h100), 4);
+  EXPECT_EQ(sm90::cluster_size(1, 31, 64, 132, h100), 2);
+  EXPECT_EQ(sm90::cluster_size(1, 67, 64, 132, h100), 1);
+  EXPECT_EQ(sm90::cluster_size(1, 1, 1024, 132, h100), 16);
+  EXPECT_EQ(sm90::cluster_size(1, 1, 1025, 132, h100), 1);  // 16 do not
+  EXPECT_EQ(sm90::cluster_size(2, 8, 64, 132, h100), 1);
+  EXPECT_EQ(sm90::cluster_size(1, 8, 64, 63, h100), 4);
   EXPECT_EQ(sm90::cluster_size(1, 8, 64, 132, {}), 1);
+  const sm90::ClusterLimits faster = {{66, 30, 15, 7}, sm90::enough_blocks(4.8e12)};  // H200
+  EXPECT_EQ(sm90::cluster_size(1, 8, 512, 132, faster), 8);
+  EXPECT_EQ(sm90::cluster_size(1, 8, 513, 132, faster), 1);
 }
 
 TEST(DecodeArguments, RefusesWhatItCannotDo) {

@@ -20,11 +20,24 @@ cudaError_t configure() {
   return configured;
 }
 
+/// Peak bytes a second of the current device's memory, transferred on both edges of its clock.
+double peak_memory_bytes_per_second() {
+  int device = 0, kilohertz = 0, bits = 0;
+  if (cudaGetDevice(&device) != cudaSuccess ||
+      cudaDeviceGetAttribute(&kilohertz, cudaDevAttrMemoryClockRate, device) != cudaSuccess ||
+      cudaDeviceGetAttribute(&bits, cudaDevAttrGlobalMemoryBusWidth, device) != cudaSuccess) {
+    return 0;
+  }
+  return 2e3 * kilohertz * bits / 8;
+}
+
 template <class C>
-MostClusters most_clusters() {
-  MostClusters most{};
-  if (configure<C>() != cudaSuccess) return most;
-  for (unsigned i = 0; i < most.size(); ++i) {
+ClusterLimits limits_of() {
+  ClusterLimits limits;
+  const double memory = peak_memory_bytes_per_second();
+  if (configure<C>() != cudaSuccess || memory <= 0) return limits;  // no clusters
+  limits.enough_blocks = enough_blocks(memory);
+  for (unsigned i = 0; i < limits.most_clusters.size(); ++i) {
     cudaLaunchAttribute attribute{};
     attribute.id = cudaLaunchAttributeClusterDimension;
     attribute.val.clusterDim = {2u << i, 1, 1};
@@ -34,25 +47,26 @@ MostClusters most_clusters() {
     config.dynamicSmemBytes = C::kSharedBytes;
     config.attrs = &attribute;
     config.numAttrs = 1;
-    if (cudaOccupancyMaxActiveClusters(&most[i], decode_attention_in_clusters<C>, &config) !=
+    int& most = limits.most_clusters[i];
+    if (cudaOccupancyMaxActiveClusters(&most, decode_attention_in_clusters<C>, &config) !=
         cudaSuccess) {
-      most[i] = 0;
+      most = 0;
       cudaGetLastError();  // a size that this device cannot run is no error
     }
   }
-  return most;
+  return limits;
 }
 
 }  // namespace
 
-MostClusters most_decode_clusters(int elem_bytes, int head_dim, int rows) {
-  MostClusters most{};
+ClusterLimits decode_cluster_limits(int elem_bytes, int head_dim, int rows) {
+  ClusterLimits limits;
   for_shape(elem_bytes, head_dim, rows, [&]<int kElem, int kDim, int kRows>() {
-    static const MostClusters of_this = most_clusters<RingShape<kElem, kDim, kRows, true>>();
-    most = of_this;
+    static const ClusterLimits of_this = limits_of<RingShape<kElem, kDim, kRows, true>>();
+    limits = of_this;
     return cudaSuccess;
   });
-  return most;
+  return limits;
 }
 
 cudaError_t start_decode_in_clusters(const DecodeKernelParams& params, int elem_bytes, int head_dim,

@@ -13,7 +13,7 @@ cudaError_t start_decode(const decode::DecodeKernelParams& params, int elem_byte
                          int rows, int blocks, cudaStream_t stream);
 
 /// What `cluster_size` needs to know about the current device; asked for once.
-MostClusters most_decode_clusters(int elem_bytes, int head_dim, int rows);
+ClusterLimits decode_cluster_limits(int elem_bytes, int head_dim, int rows);
 
 /// The kernel with a cluster of `size` blocks for each task.
 cudaError_t start_decode_in_clusters(const decode::DecodeKernelParams& params, int elem_bytes,

@@ -23,7 +23,7 @@ cudaError_t start_decode(const DecodeKernelParams& params, int elem_bytes, int h
                          int blocks, cudaStream_t stream) {
   const int cluster =
       cluster_size(params.batch, params.num_kv_heads * params.row_tiles, params.max_pages, blocks,
-                   most_decode_clusters(elem_bytes, head_dim, rows));
+                   decode_cluster_limits(elem_bytes, head_dim, rows));
   if (cluster > 1) {
     return start_decode_in_clusters(params, elem_bytes, head_dim, rows, cluster, stream);
   }
