@@ -63,6 +63,8 @@ Result<BuilderConfig> builder_from_json(const Json& json, const std::string& sou
   config.q_dtype = q_dtype == "fp8" ? DType::kF8E4M3 : DType::kF16;
   const Result<std::string> architecture = backend_architecture(config.backend);
   if (!architecture.ok()) {
+    // A setting of the environment that is not one; the engine is not to blame.
+    if (architecture.error().code == ErrorCode::kUsage) return architecture.error();
     return unsupported("{}: {}; rebuild the engine for this machine with llm_build", source,
                        architecture.error().message);
   }
