@@ -7,6 +7,7 @@
 
 #include "cuda/attention/attention.h"
 #include "cuda/attention/sm90/decode/cluster_size.h"
+#include "cuda/attention/sm90/decode/memory.h"
 #include "cuda/gpu.h"
 #include "cuda/testing/prefill_problem.h"
 
@@ -248,6 +249,19 @@ TEST_P(DecodeTest, RunsAgreeBitForBit) {
   }
 }
 
+TEST_P(DecodeTest, OneWorkspaceServesLaunchesOfEveryBatchAndHeadSize) {
+  auto few = DecodeProblem::create(spec_of({9000, 3000}, 32, 8, 64, KvType::kE4m3));
+  auto many = DecodeProblem::create(spec_of(std::vector<int>(40, 2000), 32, 8, 128,
+                                            KvType::kE4m3));  // 320 tasks, most of them cut
+  few.args.workspace = many.args.workspace;
+  for (int round = 0; round < 2; ++round) {
+    few.run();
+    few.check("2 sequences, round " + std::to_string(round));
+    many.run();
+    many.check("40 sequences, round " + std::to_string(round));
+  }
+}
+
 /// Replays a launch captured with the longest lengths with each of `lengths`.
 void replay(const std::vector<std::vector<int>>& lengths) {
   auto problem = DecodeProblem::create(spec_of(lengths[0], 16, 4, 128, KvType::kE4m3));
@@ -377,6 +391,11 @@ TEST(DecodeClusters, SizeFollowsTheDeviceAndTheTasks) {
   const sm90::ClusterLimits faster = {{66, 30, 15, 7}, sm90::enough_blocks(4.8e12)};  // H200
   EXPECT_EQ(sm90::cluster_size(1, 8, 512, 132, faster), 8);
   EXPECT_EQ(sm90::cluster_size(1, 8, 513, 132, faster), 1);
+}
+
+TEST(DecodeL2Policy, LongLaunchesOnFastMemoryKeepTheirPagesFirstToGo) {
+  EXPECT_EQ(sm90::ordinary_l2_from(3.35e12), std::uint64_t{384} << 20);  // H100
+  EXPECT_EQ(sm90::ordinary_l2_from(4.8e12), UINT64_MAX);                 // H200
 }
 
 TEST(DecodeArguments, RefusesWhatItCannotDo) {

@@ -85,7 +85,7 @@ struct DecodeArgs {
   const std::uint32_t* tree_mask = nullptr;
 
   /// `decode_workspace_bytes` bytes, 16-byte aligned, zeroed once. A launch leaves it ready for the
-  /// next; launches that may overlap need workspaces of their own.
+  /// next, whatever its shape; launches that may overlap need workspaces of their own.
   void* workspace = nullptr;
 
   int batch = 0;

@@ -28,7 +28,8 @@ struct DecodeKernelParams {
   int group;      ///< query heads of a KV head
   int row_tiles;  ///< passes over a KV head: ceil(q_len * group / kRows)
   int max_pages;
-  float score_scale;  ///< softmax_scale * log2(e)
+  float score_scale;          ///< softmax_scale * log2(e)
+  uint64_t ordinary_l2_from;  ///< bytes of pages; the kernels for Hopper alone look at it
   bool q_is_fp8;
   bool out_is_bf16;
   bool dependent_launch;

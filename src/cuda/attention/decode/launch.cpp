@@ -75,17 +75,20 @@ Result<int> default_blocks() {
   return std::min(count, kMaxDecodeBlocks);
 }
 
+/// Parts, then counters. Where the counters lie hangs on the device alone: a launch leaves them
+/// zero, but not its parts, and the next may have more tasks.
 struct Workspace {
-  std::size_t counter_bytes, total_bytes;
+  std::size_t part_bytes, total_bytes;
   int row_tiles;
 };
-Workspace workspace_of(const DecodeArgs& a, int blocks) {
+Workspace workspace_of(const DecodeArgs& a, int default_blocks) {
+  constexpr int kMaxHeadDim = 128;
   const int rows = a.q_len * (a.num_heads / a.num_kv_heads);
   Workspace w{};
   w.row_tiles = (rows + kMaxDecodeRows - 1) / kMaxDecodeRows;
   const std::size_t tasks = std::size_t(a.batch) * a.num_kv_heads * w.row_tiles;
-  w.counter_bytes = (tasks * 4 + 255) / 256 * 256;
-  w.total_bytes = w.counter_bytes + std::size_t(2) * blocks * kMaxDecodeRows * (a.head_dim + 2) * 4;
+  w.part_bytes = std::size_t(2) * default_blocks * kMaxDecodeRows * (kMaxHeadDim + 2) * 4;
+  w.total_bytes = w.part_bytes + tasks * 4;
   return w;
 }
 
@@ -104,8 +107,9 @@ Status check(const DecodeArgs& args) {
 }
 
 Status launch(const DecodeArgs& a, StartDecode start, cudaStream_t stream, int blocks) {
-  blocks = std::clamp(blocks, 1, KV8_TRY(default_blocks()));
-  const Workspace workspace = workspace_of(a, blocks);
+  const int most_blocks = KV8_TRY(default_blocks());
+  blocks = std::clamp(blocks, 1, most_blocks);
+  const Workspace workspace = workspace_of(a, most_blocks);
   DecodeKernelParams p{};
   p.q = a.q;
   p.k = static_cast<const uint8_t*>(a.k_pool);
@@ -118,9 +122,9 @@ Status launch(const DecodeArgs& a, StartDecode start, cudaStream_t stream, int b
   p.v_scale = a.v_scale;
   p.v_offset = a.v_offset;
   p.tree_mask = reinterpret_cast<const uint4*>(a.tree_mask);
-  p.counters = static_cast<uint32_t*>(a.workspace);
-  p.partial =
-      reinterpret_cast<float*>(static_cast<uint8_t*>(a.workspace) + workspace.counter_bytes);
+  p.partial = static_cast<float*>(a.workspace);
+  p.counters =
+      reinterpret_cast<uint32_t*>(static_cast<uint8_t*>(a.workspace) + workspace.part_bytes);
   p.scale_stride = a.scale_per_head ? 1 : 0;
   p.batch = a.batch;
   p.q_len = a.q_len;

@@ -3,6 +3,7 @@
 #include "cuda/attention/decode/dispatch.cuh"
 #include "cuda/attention/sm90/decode/entry.h"
 #include "cuda/attention/sm90/decode/kernel.cuh"
+#include "cuda/attention/sm90/decode/memory.h"
 #include "cuda/dense/start.cuh"
 
 namespace kv8::sm90 {
@@ -18,17 +19,6 @@ cudaError_t configure() {
     return cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
   }();
   return configured;
-}
-
-/// Peak bytes a second of the current device's memory, transferred on both edges of its clock.
-double peak_memory_bytes_per_second() {
-  int device = 0, kilohertz = 0, bits = 0;
-  if (cudaGetDevice(&device) != cudaSuccess ||
-      cudaDeviceGetAttribute(&kilohertz, cudaDevAttrMemoryClockRate, device) != cudaSuccess ||
-      cudaDeviceGetAttribute(&bits, cudaDevAttrGlobalMemoryBusWidth, device) != cudaSuccess) {
-    return 0;
-  }
-  return 2e3 * kilohertz * bits / 8;
 }
 
 template <class C>

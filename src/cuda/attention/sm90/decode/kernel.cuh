@@ -63,13 +63,13 @@ __device__ __forceinline__ void load_half(uint32_t to, const uint8_t* pool, int6
   }
 }
 
-/// How the pages pass through L2. They are read once, so that what lies there deserves to stay; but
-/// a launch of many times L2's size is slowed down by dirty lines that stay, and by nothing else.
+/// How the pages pass through L2 (`ordinary_l2_from`).
 template <class C>
-__device__ __forceinline__ uint64_t stream_policy(const ScheduleOf<C>& schedule) {
-  constexpr uint64_t kMany = uint64_t{384} << 20;
-  return uint64_t{schedule.total()} * C::kStageBytes > kMany ? ptx::evict_normal_policy()
-                                                             : ptx::evict_first_policy();
+__device__ __forceinline__ uint64_t stream_policy(const DecodeKernelParams& params,
+                                                  const ScheduleOf<C>& schedule) {
+  return uint64_t{schedule.total()} * C::kStageBytes > params.ordinary_l2_from
+             ? ptx::evict_normal_policy()
+             : ptx::evict_first_policy();
 }
 
 /// Entries of the page table for a segment's pages from number `from` on, one a lane; the row's
@@ -107,7 +107,7 @@ __device__ __forceinline__ void load_pages(const DecodeKernelParams& params,
                                            DecodeShared<C>& shared, ScheduleOf<C> schedule,
                                            int loaded, int32_t ids, int lane) {
   constexpr int kIds = 32 / C::kLoadPages * C::kLoadPages;
-  const uint64_t policy = stream_policy<C>(schedule);
+  const uint64_t policy = stream_policy<C>(params, schedule);
   bool paced = false;
   if constexpr (C::kPaced) paced = schedule.many_blocks();
   Ring<C> ring;

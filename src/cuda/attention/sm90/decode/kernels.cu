@@ -3,6 +3,7 @@
 #include "cuda/attention/decode/dispatch.cuh"
 #include "cuda/attention/sm90/decode/entry.h"
 #include "cuda/attention/sm90/decode/kernel.cuh"
+#include "cuda/attention/sm90/decode/memory.h"
 #include "cuda/dense/start.cuh"
 
 namespace kv8::sm90 {
@@ -19,8 +20,10 @@ cudaError_t start(const DecodeKernelParams& params, int blocks, cudaStream_t str
 
 }  // namespace
 
-cudaError_t start_decode(const DecodeKernelParams& params, int elem_bytes, int head_dim, int rows,
-                         int blocks, cudaStream_t stream) {
+cudaError_t start_decode(const DecodeKernelParams& without_policy, int elem_bytes, int head_dim,
+                         int rows, int blocks, cudaStream_t stream) {
+  DecodeKernelParams params = without_policy;
+  params.ordinary_l2_from = ordinary_l2_from(peak_memory_bytes_per_second());
   const int cluster =
       cluster_size(params.batch, params.num_kv_heads * params.row_tiles, params.max_pages, blocks,
                    decode_cluster_limits(elem_bytes, head_dim, rows));
