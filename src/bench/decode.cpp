@@ -158,8 +158,6 @@ std::string name_of(const DecodeShapeSpec& s) {
                      s.batch, s.context);
 }
 
-double gb_per_s(std::int64_t bytes, double us) { return static_cast<double>(bytes) / us * 1e-3; }
-
 }  // namespace
 
 std::string decode_bench_table(const DecodeBenchResult& result) {
@@ -174,7 +172,8 @@ std::string decode_bench_table(const DecodeBenchResult& result) {
   for (const DecodeBenchRow& r : result.rows) {
     const auto cells = [&r](const DecodeTimes& t, double read_gb_s) {
       return fmt::format("{:>9.2f} {:>9.2f} {:>9.2f} {:>10.1f}% {:>9.2f}", t.fp16_us, t.fp8_us,
-                         t.fp16_us / t.fp8_us, 100 * gb_per_s(r.kv_bytes_fp8, t.fp8_us) / read_gb_s,
+                         t.fp16_us / t.fp8_us,
+                         100 * gb_per_s(static_cast<double>(r.kv_bytes_fp8), t.fp8_us) / read_gb_s,
                          t.read_us);
     };
     text += fmt::format("({},{},{:>3}) {:>4} {:>7} |{} | {} |   {:.2e}  {:.2e}\n",
@@ -202,8 +201,8 @@ std::string decode_bench_json(const DecodeBenchResult& result, const std::string
         "\"fp16_clean_us\": {:.2f}, \"fp8_clean_us\": {:.2f}, \"plain_read_clean_us\": {:.2f}}}",
         comma, r.shape.num_heads, r.shape.num_kv_heads, r.shape.head_dim, r.shape.batch,
         r.shape.context, r.kv_bytes_fp8, r.dirty.fp16_us, r.dirty.fp8_us,
-        gb_per_s(r.kv_bytes_fp8, r.dirty.fp8_us), r.dirty.read_us, r.clean.fp16_us, r.clean.fp8_us,
-        r.clean.read_us);
+        gb_per_s(static_cast<double>(r.kv_bytes_fp8), r.dirty.fp8_us), r.dirty.read_us,
+        r.clean.fp16_us, r.clean.fp8_us, r.clean.read_us);
     comma = ",\n";
   }
   return text + "\n  ]\n}\n";

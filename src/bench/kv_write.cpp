@@ -2,6 +2,7 @@
 
 #include "bench/plot.h"
 #include "bench/shape_text.h"
+#include "bench/spread.h"
 
 #if KV8_HAS_CUDA
 #include <cuda_runtime_api.h>
@@ -174,12 +175,6 @@ Result<WriteBenchResult> bench_write(const WriteBenchOptions&) {
   return unsupported("this kv8 was built without CUDA; configure with -DKV8_CUDA=ON");
 }
 #endif
-
-namespace {
-
-double gb_per_s(double bytes, double us) { return bytes / us * 1e-3; }
-
-}  // namespace
 
 std::string write_bench_table(const WriteBenchResult& result) {
   std::string text = fmt::format(

@@ -11,4 +11,6 @@ struct Spread {
 };
 Spread spread_of(std::vector<double> samples);
 
+inline double gb_per_s(double bytes, double us) { return bytes / us * 1e-3; }
+
 }  // namespace kv8::bench

@@ -16,8 +16,7 @@ namespace kv8::exec {
 inline constexpr std::uint32_t kEngineFormatVersion = 2;
 
 /// Values of BuilderConfig::qk_exponent_shift beside numbers: what lets attention sum scores in
-/// FP16
-/// (`half_score_shift`), and that on a GPU but 0 on the CPU, where it would gain nothing.
+/// FP16 (`half_score_shift`), and that on a GPU but 0 on the CPU, where it would gain nothing.
 inline constexpr std::int32_t kShiftForHalfScores = -1, kShiftOfBackend = -2;
 
 /// `builder_config` of the engine's config.json.

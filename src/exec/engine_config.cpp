@@ -42,6 +42,27 @@ EngineConfig from_model(const io::ModelConfig& model, std::string kv_cache_dtype
   return config;
 }
 
+/// Where this machine has no such backend the error begins with `context` and ends with `advice`.
+Status check_backend(std::string_view backend, std::string_view context, std::string_view advice) {
+  const Result<std::string> architecture = backend_architecture(backend);
+  if (architecture.ok()) return {};
+  // A setting of the environment that is not one: neither file nor flags are to blame.
+  if (architecture.error().code == ErrorCode::kUsage) return architecture.error();
+  return unsupported("{}{}; {}", context, architecture.error().message, advice);
+}
+
+Status check_limits(const BuilderConfig& config) {
+  KV8_TRY(check_bounds(config.max_input_len, 1, kMaxTokens, "max_input_len"));
+  KV8_TRY(check_bounds(config.max_kv_cache_capacity, 1, kMaxTokens, "max_kv_cache_capacity"));
+  KV8_TRY(check_bounds(config.max_batch_size, 1, kMaxBatch, "max_batch_size"));
+  KV8_TRY(check_bounds(config.kv_cache_memory, 0, kMaxMemory, "kv_cache_memory"));
+  if (config.max_input_len > config.max_kv_cache_capacity) {
+    return usage_error("max_input_len {} is more than max_kv_cache_capacity {}",
+                       config.max_input_len, config.max_kv_cache_capacity);
+  }
+  return {};
+}
+
 Result<BuilderConfig> builder_from_json(const Json& json, const std::string& source) {
   BuilderConfig config;
   const auto integer = [&](std::string_view key, std::int64_t min, std::int64_t max) {
@@ -61,14 +82,9 @@ Result<BuilderConfig> builder_from_json(const Json& json, const std::string& sou
                      q_dtype);
   }
   config.q_dtype = q_dtype == "fp8" ? DType::kF8E4M3 : DType::kF16;
-  const Result<std::string> architecture = backend_architecture(config.backend);
-  if (!architecture.ok()) {
-    // A setting of the environment that is not one; the engine is not to blame.
-    if (architecture.error().code == ErrorCode::kUsage) return architecture.error();
-    return unsupported("{}: {}; rebuild the engine for this machine with llm_build", source,
-                       architecture.error().message);
-  }
-  const Status status = check_builder_config(config);
+  KV8_TRY(check_backend(config.backend, source + ": ",
+                        "rebuild the engine for this machine with llm_build"));
+  const Status status = check_limits(config);
   if (!status.ok()) return status.error().within(source);
   return config;
 }
@@ -83,19 +99,8 @@ PlannerOptions planner_options(const BuilderConfig& config) {
 }
 
 Status check_builder_config(const BuilderConfig& config) {
-  const Result<std::string> architecture = backend_architecture(config.backend);
-  if (!architecture.ok()) {
-    return unsupported("{}; --backend cpu builds for the CPU", architecture.error().message);
-  }
-  KV8_TRY(check_bounds(config.max_input_len, 1, kMaxTokens, "max_input_len"));
-  KV8_TRY(check_bounds(config.max_kv_cache_capacity, 1, kMaxTokens, "max_kv_cache_capacity"));
-  KV8_TRY(check_bounds(config.max_batch_size, 1, kMaxBatch, "max_batch_size"));
-  KV8_TRY(check_bounds(config.kv_cache_memory, 0, kMaxMemory, "kv_cache_memory"));
-  if (config.max_input_len > config.max_kv_cache_capacity) {
-    return usage_error("max_input_len {} is more than max_kv_cache_capacity {}",
-                       config.max_input_len, config.max_kv_cache_capacity);
-  }
-  return {};
+  KV8_TRY(check_backend(config.backend, "", "--backend cpu builds for the CPU"));
+  return check_limits(config);
 }
 
 Status check_plan_fits(const Plan& plan, const EngineConfig& config, const Reporter& reporter) {

@@ -1,7 +1,7 @@
 #include "exec/planner.h"
 
+#include <algorithm>
 #include <charconv>
-#include <cmath>
 #include <limits>
 #include <map>
 
@@ -46,13 +46,9 @@ class PlanWriter {
 
  private:
   Status fold_shift() {
-    bool fp8_kv = false, fp8_q = true;
-    for (const LayerCache& cache : plan_.caches) {
-      const bool fp8 = cache.dtype == DType::kF8E4M3;
-      fp8_kv = fp8_kv || fp8;
-      fp8_q = fp8_q && (!fp8 || !cache.q_scale.empty());
-    }
-    if (!fp8_kv || !fp8_q) {
+    const bool fp8_kv = std::ranges::any_of(
+        plan_.caches, [](const LayerCache& cache) { return cache.dtype == DType::kF8E4M3; });
+    if (!fp8_kv || !plan_.quantizes_queries()) {
       if (options_.fit_half_scores || options_.qk_exponent_shift == 0) return {};
       return usage_error("a qk_exponent_shift of {} needs an FP8 cache and FP8 queries",
                          options_.qk_exponent_shift);

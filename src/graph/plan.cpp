@@ -95,10 +95,7 @@ class PlanChecker {
       return bad_input("qk_exponent_shift is {}, expected 0 to {}", plan_.qk_exponent_shift,
                        kMaxQkExponentShift);
     }
-    const bool quantized = std::ranges::all_of(plan_.caches, [](const LayerCache& cache) {
-      return cache.dtype != DType::kF8E4M3 || !cache.q_scale.empty();
-    });
-    if (plan_.qk_exponent_shift > 0 && !quantized) {
+    if (plan_.qk_exponent_shift > 0 && !plan_.quantizes_queries()) {
       return bad_input("qk_exponent_shift is {}, but a layer's Q is not quantized",
                        plan_.qk_exponent_shift);
     }
@@ -302,6 +299,12 @@ void fold_exponent_shift(Plan& plan, std::int32_t shift) {
 }
 
 Status validate(const Plan& plan) { return PlanChecker(plan).check(); }
+
+bool Plan::quantizes_queries() const {
+  return std::ranges::all_of(caches, [](const LayerCache& cache) {
+    return cache.dtype != DType::kF8E4M3 || !cache.q_scale.empty();
+  });
+}
 
 std::int64_t Plan::kv_bytes_per_token() const {
   std::int64_t bytes = 0;

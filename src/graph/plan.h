@@ -105,6 +105,9 @@ struct Plan {
   float q_limit() const { return std::ldexp(kE4m3Max, -q_exponent_shift()); }
   float k_limit() const { return std::ldexp(kE4m3Max, -k_exponent_shift()); }
 
+  /// Whether no layer has FP16 queries over an FP8 cache.
+  bool quantizes_queries() const;
+
   /// Bytes of cache that one token takes over all layers, scales aside.
   std::int64_t kv_bytes_per_token() const;
 };

@@ -1,6 +1,7 @@
 #include "cuda/engine/step_runner.h"
 
 #include <algorithm>
+#include <numbers>
 #include <utility>
 
 #include "cuda/attention/attention.h"
@@ -28,9 +29,9 @@ namespace {
 /// FP16 scores where the plan's exponent shift bounds them, for every head.
 ScoreType scores_of(const Plan& plan, const LayerCache& layer) {
   if (!fp8_queries(layer)) return ScoreType::kF32;
-  constexpr float kLog2E = 1.44269504088896341f;
   const auto fits = [&](float k_scale) {
-    const float logit_scale = layer.q_scale[0] * k_scale * plan.softmax_scale * kLog2E;
+    const float logit_scale =
+        layer.q_scale[0] * k_scale * plan.softmax_scale * std::numbers::log2e_v<float>;
     return score_type_for(plan.q_limit(), plan.k_limit(), plan.head_dim, logit_scale) ==
            ScoreType::kF16;
   };

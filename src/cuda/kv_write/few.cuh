@@ -4,7 +4,9 @@
 // are one piece of code.
 #pragma once
 
+#include "cuda/dense/start.cuh"
 #include "cuda/kv_write/heads.cuh"
+#include "cuda/ptx/bulk.cuh"
 
 namespace kv8::kv_write {
 
@@ -32,11 +34,6 @@ __device__ __forceinline__ void settle(T& x) {
   }
 }
 
-/// Into L2, where it arrives while other things are waited for. It may still be written.
-__device__ __forceinline__ void prefetch(const void* data) {
-  asm volatile("prefetch.global.L2 [%0];" ::"l"(data));
-}
-
 /// One warp, some heads of Q and K of one row. `left`: rows of the sequence from this one on.
 template <class C>
 __device__ __forceinline__ void write_heads(const KvWriteArgs& args, int row, int left, int piece,
@@ -46,8 +43,8 @@ __device__ __forceinline__ void write_heads(const KvWriteArgs& args, int row, in
   const int mine = piece * S::kHeads + lane / S::kLanes, head = min(mine, total - 1);
   const auto* source =
       reinterpret_cast<const typename S::Raw*>(source_of<C>(args, row) + head * C::kHeadDim) + j;
-  prefetch(source);
-  prefetch(source + S::kLanes);
+  ptx::prefetch_l2(source);  // may still be written to
+  ptx::prefetch_l2(source + S::kLanes);
   KvScale scale = scale_of(args, head < args.num_heads ? kQ : kK, head);
   settle(source);
   settle(scale);
@@ -76,7 +73,7 @@ __device__ __forceinline__ void write_values(const KvWriteArgs& args, int row, i
   constexpr int kCount = C::kHeadDim / 32;
   const int head = args.num_heads + args.num_kv_heads + kv_head;
   const uint16_t* source = source_of<C>(args, row) + head * C::kHeadDim + lane;
-  prefetch(source + (kCount - 1) * lane);
+  ptx::prefetch_l2(source + (kCount - 1) * lane);
   KvScale scale = scale_of(args, kV, head);
   settle(source);
   settle(scale);
@@ -96,8 +93,7 @@ __device__ __forceinline__ void write_values(const KvWriteArgs& args, int row, i
   float x[1][kCount];
 #pragma unroll
   for (int i = 0; i < kCount; ++i) {
-    x[0][i] =
-        C::kBf16 ? __uint_as_float(uint32_t{raw[i]} << 16) : __half2float(__ushort_as_half(raw[i]));
+    x[0][i] = dense::widen<C::kBf16>(raw[i]);
     if (!C::kPlain && args.v_offset != nullptr) {
       x[0][i] = __fsub_rn(x[0][i], args.v_offset[kv_head * C::kHeadDim + 32 * i + lane]);
     }

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numbers>
 
 namespace kv8::decode {
 namespace {
@@ -133,7 +134,7 @@ Status launch(const DecodeArgs& a, StartDecode start, cudaStream_t stream, int b
   p.group = a.num_heads / a.num_kv_heads;
   p.row_tiles = workspace.row_tiles;
   p.max_pages = a.max_pages;
-  p.score_scale = a.softmax_scale * 1.4426950408889634f;
+  p.score_scale = a.softmax_scale * std::numbers::log2e_v<float>;
   p.q_is_fp8 = a.q_type == KvType::kE4m3;
   p.dependent_launch = a.dependent_launch;
   p.out_is_bf16 = a.out_type == OutType::kBf16;

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <numbers>
 
 #include "cuda/attention/params.h"
 
@@ -38,7 +39,7 @@ inline CommonParams common_params(const PrefillArgs& a) {
           .num_heads = a.num_heads,
           .num_kv_heads = a.num_kv_heads,
           .max_pages = a.max_pages,
-          .score_scale = a.softmax_scale * 1.44269504088896341f,
+          .score_scale = a.softmax_scale * std::numbers::log2e_v<float>,
           .out_is_bf16 = a.out_type == OutType::kBf16};
 }
 
