@@ -14,6 +14,7 @@
 #include "cuda/engine/cuda_backend.h"
 #include "cuda/engine_plan.h"
 #include "cuda/gpu.h"
+#include "support/gpu_tolerance.h"
 
 namespace kv8::cuda_testing {
 namespace {
@@ -106,11 +107,8 @@ std::ostream& operator<<(std::ostream& out, const Case& value) {
   return out << value.shape.name << " " << static_cast<int>(value.cache);
 }
 
-/// Activations are rounded to 11 or 8 bits a dozen times over two layers; FP8 adds codes that flip
-/// where values lie beside a tie, and probabilities in FP8.
 double tolerance(const Case& c) {
-  const double rounding = c.shape.dtype == DType::kBF16 ? 1.0 / 256 : 1.0 / 2048;
-  return 6 * rounding + (c.cache == CacheKind::kF16 ? 0.0 : 0.03);
+  return test::logits_tolerance(c.shape.dtype, c.cache != CacheKind::kF16);
 }
 
 class CudaEngine : public ::testing::TestWithParam<Case> {

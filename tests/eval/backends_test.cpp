@@ -13,6 +13,7 @@
 #include "eval/eval.h"
 #include "exec/sequence.h"
 #include "quant/calibrate.h"
+#include "support/gpu_tolerance.h"
 #include "support/random_model.h"
 
 namespace kv8::eval {
@@ -116,10 +117,6 @@ class Backends : public ::testing::TestWithParam<test::RandomModel> {
   }
   /// With FP8 scales, and weights in FP16 whatever they were.
   std::filesystem::path checkpoint() const { return dir_ / "fp8"; }
-  /// Of its logits, as the engine's own tests have it: a dozen roundings to the model's type; codes
-  /// of the cache that flip beside ties, and FP8 probabilities.
-  static double tolerance(const Caches& caches) { return 6 * 0x1p-11 + (caches.fp8 ? 0.03 : 0.0); }
-
   test::TempDir dir_;
 };
 
@@ -127,7 +124,7 @@ TEST_P(Backends, AgreeOnTheModelAsItCame) {
   const std::vector<std::int32_t> ids = text_ids(0, kTokens);
   Side cpu(dir_ / "plain", "cpu", kF16Cache), cuda(dir_ / "plain", "cuda", kF16Cache);
   const double error = relative_error(cuda.logits_of(ids, kTokens), cpu.logits_of(ids, kTokens));
-  EXPECT_LT(error, 6 * (GetParam().dtype == DType::kBF16 ? 0x1p-8 : 0x1p-11));
+  EXPECT_LT(error, test::logits_tolerance(GetParam().dtype, false));
   RecordProperty("error", std::to_string(error));
 }
 
@@ -142,7 +139,7 @@ TEST_P(Backends, AgreeOnLogitsAndOnWhatFp8Costs) {
       Side cpu(checkpoint(), "cpu", caches), cuda(checkpoint(), "cuda", caches);
       const std::vector<float> expected = cpu.logits_of(ids, prefill);
       const std::vector<float> got = cuda.logits_of(ids, prefill);
-      EXPECT_LT(relative_error(got, expected), tolerance(caches));
+      EXPECT_LT(relative_error(got, expected), test::logits_tolerance(DType::kF16, caches.fp8));
       const double between = mean_kl(expected, got, cpu.vocab());
       const std::string key = std::string(caches.name) + "_" + std::to_string(prefill);
       RecordProperty(key + "_error", std::to_string(relative_error(got, expected)));
@@ -206,8 +203,7 @@ TEST_P(Backends, GiveTheSameGreedyAnswersButForTies) {
     Side cpu(checkpoint(), "cpu", caches), cuda(checkpoint(), "cuda", caches);
     answer(cpu, expected);
     answer(cuda, got);
-    // Logits have a deviation of 1; no difference of two errors is beyond six of its own.
-    const double tie = 6 * std::sqrt(2.0) * tolerance(caches);
+    const double tie = test::tie_tolerance(DType::kF16, caches.fp8);
     int same = 0;
     for (std::size_t i = 0; i < expected.size(); ++i) {
       const auto [other, mine] = std::ranges::mismatch(expected[i].answer, got[i].answer);

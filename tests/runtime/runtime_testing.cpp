@@ -1,6 +1,8 @@
 #include "runtime/runtime_testing.h"
 
 #include <algorithm>
+#include <cmath>
+#include <limits>
 
 #include "quant/calibrate.h"
 
@@ -92,6 +94,24 @@ void expect_answers(const std::vector<Response>& responses) {
     EXPECT_FALSE(response.error) << response.request_idx << ": " << response.error->message;
     EXPECT_NE(response.finish_reason, FinishReason::kNotFinished) << response.request_idx;
   }
+}
+
+Comparison compare_answers(const Response& response, const Response& other) {
+  Comparison result;
+  const auto [mine, theirs] = std::ranges::mismatch(response.output_ids, other.output_ids);
+  result.tokens = mine - response.output_ids.begin();
+  for (std::size_t i = 0; i < static_cast<std::size_t>(result.tokens); ++i) {
+    result.largest_difference = std::max<double>(
+        result.largest_difference,
+        std::abs(response.logprobs[i].chosen.logprob - other.logprobs[i].chosen.logprob));
+  }
+  result.parted = mine != response.output_ids.end() && theirs != other.output_ids.end();
+  if (!result.parted) return result;
+  const LogprobEntry& entry = other.logprobs[static_cast<std::size_t>(result.tokens)];
+  const auto chosen = std::ranges::find(entry.top, *mine, &TokenLogprob::token_id);
+  result.gap = chosen == entry.top.end() ? std::numeric_limits<double>::infinity()
+                                         : entry.chosen.logprob - chosen->logprob;
+  return result;
 }
 
 }  // namespace kv8::runtime

@@ -60,4 +60,14 @@ RequestFile file_of(std::vector<Request> requests, std::int32_t batch_size = 1);
 /// Fails the test if a response has an error.
 void expect_answers(const std::vector<Response>& responses);
 
+/// What an answer and another one to the same request have in common.
+struct Comparison {
+  std::int64_t tokens = 0;        ///< that are the same
+  double largest_difference = 0;  ///< of their log-probabilities
+  bool parted = false;            ///< another token follows
+  double gap = 0;                 ///< between the two, if so
+};
+/// Both with log-probabilities; `gap` is infinite if `other` does not rank the token.
+Comparison compare_answers(const Response& response, const Response& other);
+
 }  // namespace kv8::runtime

@@ -2,13 +2,13 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <cmath>
 #include <ostream>
 #include <random>
 
 #include "exec/backends.h"
 #include "ops/sampling.h"
 #include "runtime/runtime_testing.h"
+#include "support/gpu_tolerance.h"
 
 namespace kv8::runtime {
 namespace {
@@ -234,46 +234,12 @@ INSTANTIATE_TEST_SUITE_P(RowByRow, Stress,
                          load_name);
 
 /// How far the log-probabilities of a token may be apart, and those of two tokens that change
-/// places.
-///
-/// On the CPU, a stored key or value that is rounded to its neighbour is off by 2^-3 (FP8), which
-/// the softmax spreads over the sequence.
-///
-/// On the GPU, a product's kernel depends on its rows, and rounded sums differ where they lie
-/// beside a tie. That is no more than what the engine's own tests allow against the CPU: logits off
-/// by 6 * 2^-11 of their norm, and 0.03 more where FP8 codes flip. The random model's logits have
-/// a deviation of 1, a difference of two errors that of one times sqrt(2), and in a million of them
-/// none is beyond six deviations.
+/// places. On the CPU, a stored key or value that is rounded to its neighbour is off by 2^-3 (FP8),
+/// which the softmax spreads over the sequence. On the GPU, a product's kernel depends on its rows,
+/// and rounded sums differ where they lie beside a tie: no more than the GPU may differ from the
+/// CPU.
 double logprob_tolerance(const Load& load) {
-  if (!load.on_gpu()) return 0.1;
-  const double relative = 6 * 0x1p-11 + (load.fp8 ? 0.03 : 0.0);
-  return 6 * std::sqrt(2.0) * relative;
-}
-
-/// What is common to an answer and to that of the request alone.
-struct Comparison {
-  std::int64_t tokens = 0;        ///< that are the same
-  double largest_difference = 0;  ///< of their log-probabilities
-  bool parted = false;            ///< another token follows
-  double gap = 0;                 ///< between the two, if so
-};
-
-Comparison compare(const Response& response, const Response& alone) {
-  Comparison result;
-  const auto [mine, other] = std::ranges::mismatch(response.output_ids, alone.output_ids);
-  result.tokens = mine - response.output_ids.begin();
-  for (std::size_t i = 0; i < static_cast<std::size_t>(result.tokens); ++i) {
-    result.largest_difference = std::max<double>(
-        result.largest_difference,
-        std::abs(response.logprobs[i].chosen.logprob - alone.logprobs[i].chosen.logprob));
-  }
-  result.parted = mine != response.output_ids.end() && other != alone.output_ids.end();
-  if (!result.parted) return result;
-  const LogprobEntry& entry = alone.logprobs[static_cast<std::size_t>(result.tokens)];
-  const auto chosen = std::ranges::find(entry.top, *mine, &TokenLogprob::token_id);
-  result.gap = chosen == entry.top.end() ? std::numeric_limits<double>::infinity()
-                                         : entry.chosen.logprob - chosen->logprob;
-  return result;
+  return load.on_gpu() ? test::tie_tolerance(DType::kF16, load.fp8) : 0.1;
 }
 
 /// Where two answers part, the model must have been undecided.
@@ -304,7 +270,7 @@ TEST_P(StressBatches, AnswersDifferFromThoseAloneInTiesOnly) {
     const Response alone = lonely->run(file_of({requests[i]}), {})[0];
     lonely->drop_prefixes();
     const Response& response = responses[i];
-    const Comparison common = compare(response, alone);
+    const Comparison common = compare_answers(response, alone);
     EXPECT_LT(common.largest_difference, tolerance);
     EXPECT_LT(common.gap, tolerance);
     if (!common.parted && !(cancelled[i] && is_cut_off(response))) {
