@@ -12,8 +12,9 @@ std::vector<std::size_t> sequence_order(const Batch& batch, RowOrder order) {
     if (batch.sequences[i].num_tokens > 0) indices.push_back(i);
   }
   if (order == RowOrder::kDecodeFirst) {
-    std::ranges::stable_partition(
-        indices, [&](std::size_t i) { return batch.sequences[i].num_tokens == 1; });
+    // Not std::ranges': clang 14 cannot read what libstdc++ 12 makes of it.
+    std::stable_partition(indices.begin(), indices.end(),
+                          [&](std::size_t i) { return batch.sequences[i].num_tokens == 1; });
   }
   return indices;
 }
