@@ -71,6 +71,8 @@ class DeviceArray {
     EXPECT_EQ(values.size(), count_);
     EXPECT_EQ(cudaMemcpy(data_, values.data(), count_ * sizeof(T), cudaMemcpyHostToDevice),
               cudaSuccess);
+    // The copy may still be under way, and streams of tests do not wait for the default one.
+    EXPECT_EQ(cudaStreamSynchronize(cudaStreamLegacy), cudaSuccess);
   }
   std::vector<T> values() const {
     std::vector<T> values(count_);

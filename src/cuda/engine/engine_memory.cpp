@@ -216,6 +216,9 @@ Result<std::unique_ptr<EngineMemory>> EngineMemory::make(const Plan& plan, const
   KV8_TRY(memory->upload(plan, embedding));
   KV8_TRY(memory->upload_scales(plan));
   KV8_TRY(memory->upload_pools(plan));
+  // Steps run in a stream that does not wait for the default one, where copies from pageable memory
+  // and fills may still be under way after their calls have returned.
+  KV8_TRY(cuda_ok(cudaStreamSynchronize(cudaStreamLegacy), "copying to the GPU"));
   return memory;
 }
 

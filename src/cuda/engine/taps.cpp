@@ -39,8 +39,8 @@ Status TapObserver::show_qkv(const RopeKvWriteStep& step, int rows) {
   const std::size_t values_at = (positions_.size() * 4 + 255) / 256 * 256;
   if (device_.data() == nullptr) {
     device_ = KV8_TRY(Memory::on_device(values_at + count * 4));
-    KV8_TRY(cuda_ok(cudaMemcpy(device_.data(), positions_.data(), positions_.size() * 4,
-                               cudaMemcpyHostToDevice),
+    KV8_TRY(cuda_ok(cudaMemcpyAsync(device_.data(), positions_.data(), positions_.size() * 4,
+                                    cudaMemcpyHostToDevice, stream_),
                     "positions"));
   }
   QkvTapArgs args;
