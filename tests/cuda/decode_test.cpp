@@ -6,6 +6,7 @@
 #include <random>
 
 #include "cuda/attention/attention.h"
+#include "cuda/attention/decode/grid.h"
 #include "cuda/attention/sm90/decode/cluster_size.h"
 #include "cuda/attention/sm90/decode/memory.h"
 #include "cuda/gpu.h"
@@ -146,19 +147,6 @@ TEST_P(DecodeTest, MixedLengthsScalesPerHeadAndOffset) {
   problem.check("mixed");
 }
 
-TEST_P(DecodeTest, FewQueryTokensAreCausal) {
-  for (KvType type : kTypes) {
-    for (int q_len : {2, 3, 4, 9}) {
-      for (int heads : {2, 8, 32}) {
-        auto problem =
-            DecodeProblem::create(spec_of({64, 65, 9, 700, 66, 128}, heads, 2, 64, type, q_len));
-        problem.run();
-        problem.check("q_len " + std::to_string(q_len) + " heads " + std::to_string(heads));
-      }
-    }
-  }
-}
-
 /// Random trees of `q_len` tokens: each but the first hangs on an earlier one and sees it and what
 /// it sees. Every `padding`-th token belongs to no tree (0: all do).
 std::vector<std::uint32_t> random_trees(int batch, int q_len, int padding) {
@@ -179,6 +167,61 @@ std::vector<std::uint32_t> random_trees(int batch, int q_len, int padding) {
   std::vector<std::uint32_t> words;
   for (const auto& row : rows) words.insert(words.end(), row.begin(), row.end());
   return words;
+}
+
+// The KV heads are split among rows of the grid, where they and the blocks allow it.
+constexpr int kKvHeadCounts[] = {1, 2, 3, 4, 6, 8, 12, 16};
+
+TEST_P(DecodeTest, EveryNumberOfKvHeads) {
+  for (KvType type : kTypes) {
+    for (int kv_heads : kKvHeadCounts) {
+      const int head_dim = kv_heads % 3 == 0 ? 128 : 64;
+      PrefillProblemSpec spec =
+          spec_of({1, 5000, 63, 0, 65, 1000, 2049}, 4 * kv_heads, kv_heads, head_dim, type);
+      spec.scale_per_head = type == KvType::kE4m3;
+      spec.v_offset = true;
+      auto problem = DecodeProblem::create(spec);
+      for (int blocks : {256, 100, 67, 33, 16, 9, 3, 1}) {
+        problem.run(blocks);
+        problem.check(std::to_string(kv_heads) + " KV heads, " + std::to_string(blocks) +
+                      " blocks");
+      }
+    }
+  }
+}
+
+TEST_P(DecodeTest, EveryNumberOfKvHeadsWithPassesOfTrees) {
+  for (KvType type : kTypes) {
+    for (int kv_heads : kKvHeadCounts) {
+      PrefillProblemSpec spec = spec_of({9, 700, 72, 3000}, 5 * kv_heads, kv_heads,
+                                        kv_heads % 3 == 0 ? 64 : 128, type, 9);
+      spec.scale_per_head = type == KvType::kE4m3;
+      auto causal = DecodeProblem::create(spec);  // 45 rows a KV head: three passes
+      spec.tree_mask = random_trees(4, 9, 4);
+      auto tree = DecodeProblem::create(spec);
+      for (int blocks : {256, 33, 5}) {
+        const std::string what =
+            std::to_string(kv_heads) + " KV heads, " + std::to_string(blocks) + " blocks";
+        causal.run(blocks);
+        causal.check(what);
+        tree.run(blocks);
+        tree.check("trees, " + what);
+      }
+    }
+  }
+}
+
+TEST_P(DecodeTest, FewQueryTokensAreCausal) {
+  for (KvType type : kTypes) {
+    for (int q_len : {2, 3, 4, 9}) {
+      for (int heads : {2, 8, 32}) {
+        auto problem =
+            DecodeProblem::create(spec_of({64, 65, 9, 700, 66, 128}, heads, 2, 64, type, q_len));
+        problem.run();
+        problem.check("q_len " + std::to_string(q_len) + " heads " + std::to_string(heads));
+      }
+    }
+  }
 }
 
 TEST_P(DecodeTest, TreeTokensSeeTheirAncestors) {
@@ -391,6 +434,24 @@ TEST(DecodeClusters, SizeFollowsTheDeviceAndTheTasks) {
   const sm90::ClusterLimits faster = {{66, 30, 15, 7}, sm90::enough_blocks(4.8e12)};  // H200
   EXPECT_EQ(sm90::cluster_size(1, 8, 512, 132, faster), 8);
   EXPECT_EQ(sm90::cluster_size(1, 8, 513, 132, faster), 1);
+}
+
+TEST(DecodeGrid, HasTheMostRowsThatHeadsAndBlocksAllow) {
+  const auto rows = [](int batch, int num_kv_heads, int blocks) {
+    const dim3 grid = decode::grid_of(batch * num_kv_heads, num_kv_heads, blocks);
+    EXPECT_LE(grid.x * grid.y, static_cast<unsigned>(blocks));
+    return static_cast<int>(grid.y);
+  };
+  EXPECT_EQ(rows(2, 8, 132), 8);  // four blocks have no place
+  EXPECT_EQ(rows(2, 16, 132), 8);
+  EXPECT_EQ(rows(2, 4, 132), 4);
+  EXPECT_EQ(rows(2, 12, 132), 6);
+  EXPECT_EQ(rows(2, 10, 132), 5);
+  EXPECT_EQ(rows(2, 7, 132), 1);   // six blocks would have none
+  EXPECT_EQ(rows(33, 8, 132), 4);  // two whole tasks a block
+  EXPECT_EQ(rows(2, 8, 127), 4);
+  EXPECT_EQ(rows(2, 8, 31), 1);
+  EXPECT_EQ(rows(2, 8, 1), 1);
 }
 
 TEST(DecodeL2Policy, LongLaunchesOnFastMemoryKeepTheirPagesFirstToGo) {

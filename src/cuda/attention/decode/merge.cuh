@@ -212,7 +212,7 @@ __device__ __forceinline__ void finish_segment(const DecodeKernelParams& params,
                                                const MergeBuffer<C>& buffer, int thread) {
   constexpr int kOut = C::kRows * C::kHeadDim;
   const bool whole = segment.count == segment.pages;
-  float* own = part_of<C>(params, blockIdx.x, segment.first_page == 0);
+  float* own = part_of<C>(params, block_number(), segment.first_page == 0);
   compute_barrier<C>();
 #pragma unroll 1
   for (int e = thread; e < task.rows * (C::kHeadDim / 2); e += 32 * C::kWarps) {

@@ -5,6 +5,9 @@
 // mixture of lengths. Where no block needs to do more than in a perfectly even cut, each block
 // takes a share of one task; else the units of all tasks, one after the other, are cut into one
 // equal run a block. A task that several blocks share is combined by whichever of them comes last.
+//
+// Each row of the grid has an equal part of the KV heads and cuts its tasks like every other row:
+// blocks of a column read the same pages at the same time (grid.h).
 #pragma once
 
 #include "cuda/attention/decode/kernel_params.cuh"
@@ -24,11 +27,15 @@ struct Segment {
   int pages;  ///< of the whole task
 };
 
+/// Blocks of the grid, row after row.
+__device__ __forceinline__ uint32_t block_number() { return blockIdx.y * gridDim.x + blockIdx.x; }
+
+/// Of the tasks of the block's row of the grid.
 class Schedule {
  public:
   /// Called by whole warps.
   __device__ Schedule(const DecodeKernelParams& params, int lane)
-      : params_(params), head_tiles_(params.num_kv_heads * params.row_tiles) {
+      : params_(params), head_tiles_(params.num_kv_heads / int(gridDim.y) * params.row_tiles) {
     total_ = head_tiles_ * sum_of_items(lane, 1);
     const uint32_t largest = (total_ + gridDim.x - 1) / gridDim.x;  // share of an even cut
     blocks_ = head_tiles_ * sum_of_items(lane, largest);
@@ -41,11 +48,12 @@ class Schedule {
   }
 
   /// Pages of all tasks of the launch.
-  __device__ uint32_t total() const { return total_; }
+  __device__ uint32_t total() const { return total_ * gridDim.y; }
   __device__ bool done() const { return left_ == 0; }
   __device__ Segment segment() const {
     const int pages = units_of(kv_len_);
-    return {batch_, head_tile_, kv_len_, page_, min(pages - page_, int(left_)), 1, pages};
+    const int head_tile = blockIdx.y * head_tiles_ + head_tile_;
+    return {batch_, head_tile, kv_len_, page_, min(pages - page_, int(left_)), 1, pages};
   }
   __device__ void advance(const Segment& s) {
     left_ -= s.count;
@@ -57,17 +65,20 @@ class Schedule {
     }
   }
 
-  /// Blocks that share the task of `s`, the current segment.
+  /// Blocks that share the task of `s`, the current segment, by their `block_number`.
   __device__ int first_block(const Segment& s) const {
-    return shares_ > 0 ? blockIdx.x - share_ : block_of(task_start(s));
+    const int in_row = shares_ > 0 ? blockIdx.x - share_ : block_of(task_start(s));
+    return blockIdx.y * gridDim.x + in_row;
   }
   __device__ int last_block(const Segment& s) const {
-    return shares_ > 0 ? blockIdx.x - share_ + shares_ - 1 : block_of(task_start(s) + s.pages - 1);
+    const int in_row =
+        shares_ > 0 ? blockIdx.x - share_ + shares_ - 1 : block_of(task_start(s) + s.pages - 1);
+    return blockIdx.y * gridDim.x + in_row;
   }
 
  private:
   __device__ uint32_t task_start(const Segment& s) const {
-    return batch_start_ + uint32_t(s.head_tile) * s.pages;
+    return batch_start_ + uint32_t(head_tile_) * s.pages;
   }
   __device__ int block_of(uint32_t unit) const { return ((unit + 1) * blocks_ - 1) / total_; }
 
@@ -135,7 +146,7 @@ class Schedule {
   }
 
   const DecodeKernelParams& params_;
-  int head_tiles_;
+  int head_tiles_;  ///< tasks of a sequence
   uint32_t total_, blocks_;
   // Where the block stands, and the units that it has still to do.
   int batch_ = 0, kv_len_ = 0, head_tile_ = 0, page_ = 0;

@@ -1,6 +1,7 @@
 #include <cuda_runtime.h>
 
 #include "cuda/attention/decode/dispatch.cuh"
+#include "cuda/attention/decode/grid.h"
 #include "cuda/attention/portable/decode/entry.h"
 #include "cuda/attention/portable/decode/kernel.cuh"
 
@@ -8,12 +9,12 @@ namespace kv8::portable {
 namespace {
 
 template <class C>
-cudaError_t start(const DecodeKernelParams& params, int blocks, cudaStream_t stream) {
+cudaError_t start(const DecodeKernelParams& params, dim3 grid, cudaStream_t stream) {
   static const cudaError_t configured =
       cudaFuncSetAttribute(decode_attention<C>, cudaFuncAttributeMaxDynamicSharedMemorySize,
                            int{sizeof(DecodeShared<C>)});
   if (configured != cudaSuccess) return configured;
-  decode_attention<C><<<blocks, C::kThreads, int{sizeof(DecodeShared<C>)}, stream>>>(params);
+  decode_attention<C><<<grid, C::kThreads, int{sizeof(DecodeShared<C>)}, stream>>>(params);
   return cudaGetLastError();
 }
 
@@ -21,8 +22,10 @@ cudaError_t start(const DecodeKernelParams& params, int blocks, cudaStream_t str
 
 cudaError_t start_decode(const DecodeKernelParams& params, int elem_bytes, int head_dim, int rows,
                          int blocks, cudaStream_t stream) {
+  const int tasks = params.batch * params.num_kv_heads * params.row_tiles;
+  const dim3 grid = grid_of(tasks, params.num_kv_heads, blocks);
   return for_shape(elem_bytes, head_dim, rows, [&]<int kElem, int kDim, int kRows>() {
-    return start<WarpShape<kElem, kDim, kRows>>(params, blocks, stream);
+    return start<WarpShape<kElem, kDim, kRows>>(params, grid, stream);
   });
 }
 

@@ -243,7 +243,8 @@ __device__ void compute_share(const DecodeKernelParams& params, DecodeShared<C>&
 /// Requests what the schedule reads before anything else is done: the lengths, and the page table,
 /// of which the lengths say what is needed.
 __device__ __forceinline__ void prefetch_tables(const DecodeKernelParams& params) {
-  const int64_t at = int64_t{32} * (blockIdx.x * blockDim.x + threadIdx.x);  // a line of L2 each
+  const int64_t at =
+      int64_t{32} * (block_number() * blockDim.x + threadIdx.x);  // a line of L2 each
   if (32 * int64_t{threadIdx.x} < params.batch) {
     ptx::prefetch_l2(params.kv_lens + 32 * threadIdx.x);
   }

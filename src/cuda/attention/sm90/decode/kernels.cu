@@ -1,6 +1,7 @@
 #include <cuda_runtime.h>
 
 #include "cuda/attention/decode/dispatch.cuh"
+#include "cuda/attention/decode/grid.h"
 #include "cuda/attention/sm90/decode/entry.h"
 #include "cuda/attention/sm90/decode/kernel.cuh"
 #include "cuda/attention/sm90/decode/memory.h"
@@ -10,12 +11,12 @@ namespace kv8::sm90 {
 namespace {
 
 template <class C>
-cudaError_t start(const DecodeKernelParams& params, int blocks, cudaStream_t stream) {
+cudaError_t start(const DecodeKernelParams& params, dim3 grid, cudaStream_t stream) {
   static const cudaError_t configured = cudaFuncSetAttribute(
       decode_attention<C>, cudaFuncAttributeMaxDynamicSharedMemorySize, C::kSharedBytes);
   if (configured != cudaSuccess) return configured;
-  return dense::start(decode_attention<C>, dim3(static_cast<unsigned>(blocks)), C::kThreads,
-                      C::kSharedBytes, params.dependent_launch, stream, params);
+  return dense::start(decode_attention<C>, grid, C::kThreads, C::kSharedBytes,
+                      params.dependent_launch, stream, params);
 }
 
 }  // namespace
@@ -30,8 +31,10 @@ cudaError_t start_decode(const DecodeKernelParams& without_policy, int elem_byte
   if (cluster > 1) {
     return start_decode_in_clusters(params, elem_bytes, head_dim, rows, cluster, stream);
   }
+  const int tasks = params.batch * params.num_kv_heads * params.row_tiles;
+  const dim3 grid = grid_of(tasks, params.num_kv_heads, blocks);
   return for_shape(elem_bytes, head_dim, rows, [&]<int kElem, int kDim, int kRows>() {
-    return start<RingShape<kElem, kDim, kRows>>(params, blocks, stream);
+    return start<RingShape<kElem, kDim, kRows>>(params, grid, stream);
   });
 }
 
