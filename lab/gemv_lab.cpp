@@ -259,12 +259,16 @@ void time_sampling() {
                           {"temperature", {1, 2, 0.8f, 1.0f, 0, 0}},
                           {"top_p 0.9", {1, 2, 0.8f, 0.9f, 0, 0}},
                           {"top_k 50, top_p 0.8", {1, 2, 1.0f, 0.8f, 50, 0}},
-                          {"the same, 20 logprobs", {1, 2, 1.0f, 0.8f, 50, 20}}};
+                          {"the same, 20 logprobs", {1, 2, 1.0f, 0.8f, 50, 20}},
+                          {"top_p 0.9, 20 logprobs", {1, 2, 0.8f, 0.9f, 0, 20}},
+                          {"greedy, 20 logprobs", {1, 2, 0.0f, 1.0f, 0, 20}},
+                          {"top_k 100", {1, 2, 0.8f, 1.0f, 100, 0}}};
     for (const Kind& kind : kinds) {
       std::printf("sample %6d %-22s us:", vocab, kind.name);
       const std::vector<SampleSettings> all(kMaxRows, kind.s);
       must(cudaMemcpy(settings, all.data(), all.size() * sizeof(SampleSettings),
                       cudaMemcpyHostToDevice));
+      a.few_logits = needs_few_logits(kind.s);
       for (const int rows : {1, 8, 64}) {
         a.rows = rows;
         const double us = time_graph(10, [&](cudaStream_t stream) {

@@ -53,6 +53,7 @@ class Sampler {
     args_.workspace = workspace_.get();
     args_.rows = batch.rows();
     args_.vocab = batch.vocab;
+    args_.few_logits = std::ranges::all_of(batch.settings, needs_few_logits);
   }
   void launch() {
     const Status status = launch_sample(args_, nullptr);
@@ -161,6 +162,19 @@ TEST(SampleTest, RandomRowsOfEverySizeAndSetting) {
   for (const int vocab : {1, 2, 31, 1000, 4096, 4097, 49152, 151936}) {
     Batch batch(vocab);
     add_all_settings(batch, normal_values(vocab, 2.5f, random), random);
+    expect_reference(batch, "vocabulary " + std::to_string(vocab));
+  }
+}
+
+TEST(SampleTest, RowsOfFewLogitsNeedOneKernel) {
+  KV8_NEEDS_GPU();
+  std::mt19937 random(8);
+  for (const int vocab : {1000, 151936}) {
+    Batch batch(vocab);
+    for (int i = 0; i < 12; ++i) {
+      batch.add(normal_values(vocab, 2.5f, random),
+                settings(i % 3 * 0.6f, 1 + i * 5, 0.9f, random(), i % 2 * 64));
+    }
     expect_reference(batch, "vocabulary " + std::to_string(vocab));
   }
 }

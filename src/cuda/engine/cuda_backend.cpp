@@ -183,6 +183,7 @@ Status CudaBackend::sample(std::span<const SampleRow> rows, std::span<SampledTok
   args.vocab = plan_.vocab_size;
   args.dependent_launch = false;
   KV8_TRY(sampling_->upload(rows, *memory_, stream_));
+  args.few_logits = std::ranges::all_of(sampling_->settings(rows.size()), needs_few_logits);
   KV8_TRY(launch_sample(args, stream_));
   KV8_TRY(sampling_->fetch(rows, *memory_, stream_));
   KV8_TRY(wait());

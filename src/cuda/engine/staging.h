@@ -45,6 +45,8 @@ class SampleStaging {
   /// Fills and enqueues the copies of settings and logit biases. kCapacity for more than
   /// kMaxBiasEntries of one row, or more log-probabilities than the kernel reports.
   Status upload(std::span<const SampleRow> rows, const EngineMemory& memory, cudaStream_t stream);
+  /// As uploaded last.
+  std::span<const SampleSettings> settings(std::size_t rows) const { return {settings_, rows}; }
   /// Enqueues the copies back.
   Status fetch(std::span<const SampleRow> rows, const EngineMemory& memory, cudaStream_t stream);
   /// After the stream has got there.

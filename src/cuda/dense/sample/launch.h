@@ -15,7 +15,7 @@ namespace kv8 {
 /// overlap.
 std::size_t sample_workspace_bytes(int rows);
 
-/// Validates `args` and enqueues two kernels on `stream` (null: the default stream).
+/// Validates `args` and enqueues one kernel or four on `stream` (null: the default stream).
 Status launch_sample(const SampleArgs& args, CUstream_st* stream);
 
 }  // namespace kv8

@@ -22,6 +22,14 @@ struct SampleSettings {
   std::int32_t num_bias = 0;
 };
 
+/// top_k up to which a row's token hangs on its top_k largest logits alone.
+inline constexpr int kSampleFewTopK = 64;
+
+/// Whether the row's token hangs on few logits, however the others weigh.
+constexpr bool needs_few_logits(const SampleSettings& settings) {
+  return settings.temperature == 0.0f || (settings.top_k > 0 && settings.top_k <= kSampleFewTopK);
+}
+
 /// Added to a logit before sampling. Ids of one row are distinct; one outside the vocabulary is
 /// ignored.
 struct SampleBias {
@@ -56,6 +64,8 @@ struct SampleArgs {
   void* workspace = nullptr;  ///< sample_workspace_bytes(), zero before the first launch
   int rows = 0;
   int vocab = 0;  ///< up to 262144
+  /// Promises that needs_few_logits holds for all settings, which saves three kernels.
+  bool few_logits = false;
   bool dependent_launch = false;
 };
 

@@ -13,9 +13,6 @@ struct RowMemory {
   uint32_t keys[kSlice];  ///< of its logits, biases added; 0 past the end of the row
   Part warps[kWarps];
   uint32_t warp_count[kWarps];
-  Part row;             ///< the row's parts joined
-  double logprob_base;  ///< log of the row's sum of exponentials
-  SampleSettings settings;
 };
 
 /// splitmix64's finaliser, as uniform_at (ops/sampling.h) uses it.
@@ -36,20 +33,45 @@ __device__ __forceinline__ Word warp_max(Word word) {
   return Word{most} << 32 | __reduce_max_sync(~0u, high == most ? low : 0);
 }
 
-/// The parts of a warp's lanes joined. `sums`: with their sums of exponentials.
-__device__ __forceinline__ Part join_warp(Part p, bool sums) {
+/// The parts of a warp's lanes joined, but for their sums.
+__device__ __forceinline__ Part join_warp(Part p) {
   p.best = warp_max(p.best);
   p.fault = __reduce_min_sync(~0u, p.fault);
   p.finite = __reduce_or_sync(~0u, p.finite);
-  if (!sums) return p;
-  const float largest = key_value(__reduce_max_sync(~0u, order_key(p.largest)));
-  if (p.sum != 0.0) p.sum *= exp(static_cast<double>(p.largest) - largest);
-  p.largest = largest;
-  for (int offset = 1; offset < 32; offset *= 2) p.sum += __shfl_xor_sync(~0u, p.sum, offset);
   return p;
 }
 
-/// A block of the team of a row.
+__device__ __forceinline__ double sum_warp(double sum) {
+  for (int offset = 1; offset < 32; offset *= 2) sum += __shfl_xor_sync(~0u, sum, offset);
+  return sum;
+}
+
+/// e^x for x <= 0, to about 2^-47 of itself; called by whole warps. 2^(k/32) comes from lane k.
+class Exponential {
+ public:
+  __device__ __forceinline__ Exponential()
+      : power_(exp2(static_cast<double>(threadIdx.x % 32) * 0.03125)) {}
+
+  __device__ __forceinline__ double operator()(double x) const {
+    constexpr double kMagic = 0x1.8p52;  // whole numbers of that size are in the low bits
+    constexpr double kLn2High = 0x1.62e42fefa39efp-6, kLn2Low = 0x1.abc9e3b39803fp-61;  // over 32
+    x = fmax(x, -700.0);
+    const double rounded = fma(x, 0x1.71547652b82fep5, kMagic);
+    const int n = __double2loint(rounded);
+    const double whole = rounded - kMagic;
+    const double rest = fma(whole, -kLn2Low, fma(whole, -kLn2High, x));
+    double y = 1.0 / 120.0;
+#pragma unroll
+    for (const double c : {1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0}) y = fma(y, rest, c);
+    y *= __shfl_sync(~0u, power_, n & 31);
+    return __hiloint2double(__double2hiint(y) + ((n >> 5) << 20), __double2loint(y));
+  }
+
+ private:
+  double power_;
+};
+
+/// A block of a row. Settings are read by every thread where they are needed.
 class RowReader {
  public:
   __device__ __forceinline__ RowReader(const SampleArgs& args, RowMemory& memory, RowState& state,
@@ -57,23 +79,33 @@ class RowReader {
       : a_(args),
         m_(memory),
         state_(state),
+        settings_(args.settings[row]),
         logits_(args.logits + static_cast<int64_t>(row) * args.vocab),
         row_(row),
         part_(part),
-        parts_(parts) {}
+        parts_(parts),
+        slice_(part) {}
 
  protected:
   using Logits = float[kItems];
 
-  __device__ __forceinline__ int num_top() const { return m_.settings.num_logprobs; }
+  __device__ __forceinline__ int num_top() const {
+    const int most = a_.top == nullptr ? 0 : min(kSampleMaxLogprobs, a_.vocab);
+    return max(0, min(settings_.num_logprobs, most));
+  }
+  __device__ __forceinline__ int num_bias() const {
+    return a_.bias == nullptr ? 0 : settings_.num_bias;
+  }
   __device__ __forceinline__ bool greedy() const {
-    return m_.settings.temperature == 0.0f || m_.settings.top_k == 1;
+    return settings_.temperature == 0.0f || settings_.top_k == 1;
   }
-  /// Whether few logits are left by top_k alone, and nothing but the token is asked for.
-  __device__ __forceinline__ bool few() const {
-    return num_top() == 0 && (greedy() || (m_.settings.top_k > 1 && m_.settings.top_k <= kFewTopK));
+  /// Whether top_k alone leaves few logits.
+  __device__ __forceinline__ bool few() const { return needs_few_logits(settings_); }
+  /// Whether top_k leaves everything in.
+  __device__ __forceinline__ bool whole_row() const {
+    return settings_.top_k <= 0 || settings_.top_k >= a_.vocab;
   }
-  __device__ __forceinline__ int first_id() const { return part_ * kSlice; }
+  __device__ __forceinline__ int first_id() const { return slice_ * kSlice; }
   __device__ __forceinline__ int id_of(int i) const {
     return first_id() + i * kThreads + static_cast<int>(threadIdx.x);
   }
@@ -84,34 +116,29 @@ class RowReader {
     return own == 0 ? 0 : candidate(own, id_of(i));
   }
   __device__ __forceinline__ bool faulty() const {
-    return m_.row.fault != ~0u || m_.row.finite == 0;
+    return whole_.fault != ~0u || whole_.finite == 0;
   }
-  __device__ __forceinline__ int best() const { return candidate_id(m_.row.best); }
+  __device__ __forceinline__ int best() const { return candidate_id(whole_.best); }
   __device__ __forceinline__ Weighing weighing() const {
-    return {key_value(static_cast<uint32_t>(m_.row.best >> 32)),
-            1.0 / static_cast<double>(m_.settings.temperature)};
-  }
-
-  __device__ __forceinline__ void read_settings() {
-    if (threadIdx.x == 0) {
-      m_.settings = a_.settings[row_];
-      const int most = a_.top == nullptr ? 0 : min(kSampleMaxLogprobs, a_.vocab);
-      m_.settings.num_logprobs = max(0, min(m_.settings.num_logprobs, most));
-    }
-    __syncthreads();
+    return {key_value(static_cast<uint32_t>(whole_.best >> 32)),
+            1.0 / static_cast<double>(settings_.temperature)};
   }
 
   /// Requests the block's logits; -infinity past the end of the row.
   __device__ __forceinline__ void request(Logits& logit) const {
-    const bool whole = first_id() + kSlice <= a_.vocab;
+    const float* const own = logits_ + id_of(0);
+    if (first_id() + kSlice <= a_.vocab) {
 #pragma unroll
-    for (int i = 0; i < kItems; ++i) {
-      logit[i] = whole || id_of(i) < a_.vocab ? logits_[id_of(i)] : -INFINITY;
+      for (int i = 0; i < kItems; ++i) logit[i] = own[i * kThreads];
+    } else {
+#pragma unroll
+      for (int i = 0; i < kItems; ++i) {
+        logit[i] = id_of(i) < a_.vocab ? own[i * kThreads] : -INFINITY;
+      }
     }
   }
 
-  /// What is wrong with the thread's logits, their largest, and, where log-probabilities are asked
-  /// for, the sum of their exponentials. Before biases.
+  /// What is wrong with the thread's logits, and their largest. Before biases.
   __device__ __forceinline__ Part inspect(const Logits& logit) const {
     Part p{0, 0.0, -INFINITY, ~0u, 0, 0};
     bool good = true;
@@ -126,25 +153,31 @@ class RowReader {
       }
     }
     p.finite = p.largest > -INFINITY;
-    if (num_top() > 0 && p.finite && good) {
-#pragma unroll 1
-      for (int i = 0; i < kItems; ++i) {
-        if (id_of(i) < a_.vocab) p.sum += exp(static_cast<double>(logits_[id_of(i)]) - p.largest);
-      }
-    }
     return p;
+  }
+
+  /// The warp's largest logit and sum of exponentials, in all lanes. Before biases.
+  __device__ __forceinline__ void add_up(const Logits& logit, Part& p) const {
+    const Exponential exponential;
+    p.largest = key_value(__reduce_max_sync(~0u, order_key(p.largest)));
+    if (!(p.largest > -INFINITY)) return;
+#pragma unroll
+    for (int i = 0; i < kItems; ++i) {
+      p.sum += exponential(static_cast<double>(logit[i]) - p.largest);
+    }
+    p.sum = sum_warp(p.sum);
   }
 
   /// Adds the row's biases; returns the thread's largest logit.
   __device__ __forceinline__ float add_biases(Logits& logit, float largest) {
-    if (a_.bias == nullptr || m_.settings.num_bias == 0) return largest;
+    if (num_bias() == 0) return largest;
 #pragma unroll
     for (int i = 0; i < kItems; ++i) {
       key(i * kThreads + static_cast<int>(threadIdx.x)) = __float_as_uint(logit[i]);
     }
     __syncthreads();
-    for (int i = threadIdx.x; i < m_.settings.num_bias; i += kThreads) {
-      const SampleBias bias = a_.bias[m_.settings.first_bias + i];
+    for (int i = threadIdx.x; i < num_bias(); i += kThreads) {
+      const SampleBias bias = a_.bias[settings_.first_bias + i];
       const int item = bias.id - first_id();
       if (bias.id < 0 || bias.id >= a_.vocab || item < 0 || item >= kSlice) continue;
       key(item) = __float_as_uint(logits_[bias.id] + bias.bias);
@@ -174,17 +207,18 @@ class RowReader {
     return candidate(most, __reduce_min_sync(~0u, id));
   }
 
-  /// Publishes the block's part, `p` being the lanes' with their warp's best.
+  /// Publishes the block's part, `p` being the lanes' with what their warp has in common.
   __device__ __forceinline__ void publish_part(Part p) {
-    p = join_warp(p, num_top() > 0);
+    p = join_warp(p);
     if (threadIdx.x % 32 == 0) m_.warps[threadIdx.x / 32] = p;
     __syncthreads();
     if (threadIdx.x >= 32) return;
-    p = join_warp(m_.warps[threadIdx.x % kWarps], false);
+    p = join_warp(m_.warps[threadIdx.x % kWarps]);
     if (num_top() > 0) join_sums(p, m_.warps, kWarps);
     if (threadIdx.x == 0) state_.parts[part_] = p;
   }
 
+  /// Joins the parts, for this block and for the kernels behind this one.
   __device__ __forceinline__ void join_parts() {
     if (threadIdx.x < 32) {
       Part p{0, 0.0, -INFINITY, ~0u, 0, 0};
@@ -194,14 +228,29 @@ class RowReader {
         p.fault = min(p.fault, __ldcg(&next->fault));
         p.finite |= __ldcg(&next->finite);
       }
-      p = join_warp(p, false);
+      p = join_warp(p);
       if (num_top() > 0) join_sums(p, state_.parts, parts_);
       if (threadIdx.x == 0) {
-        m_.row = p;
-        if (num_top() > 0) m_.logprob_base = static_cast<double>(p.largest) + log(p.sum);
+        m_.warps[0] = state_.row = p;
+        if (num_top() > 0) state_.logprob_base = static_cast<double>(p.largest) + log(p.sum);
       }
     }
     __syncthreads();
+    whole_ = {m_.warps[0].best, m_.warps[0].fault, m_.warps[0].finite};
+  }
+
+  /// What join_parts found in a kernel before this one.
+  __device__ __forceinline__ void read_row() {
+    whole_.best = __ldcg(&state_.row.best);
+    whole_.fault = __ldcg(&state_.row.fault);
+    whole_.finite = __ldcg(&state_.row.finite);
+  }
+  __device__ __forceinline__ double logprob(int id) const {
+    return logits_[id] - __ldcg(&state_.logprob_base);
+  }
+
+  __device__ __forceinline__ Workspace& workspace() const {
+    return *static_cast<Workspace*>(a_.workspace);
   }
 
   /// Stores the token; called by all threads of one block.
@@ -209,14 +258,14 @@ class RowReader {
     if (threadIdx.x != 0) return;
     SampleToken token;
     token.id = id;
-    if (m_.row.fault != ~0u) {
-      token.id = static_cast<int>(m_.row.fault);
+    if (whole_.fault != ~0u) {
+      token.id = static_cast<int>(whole_.fault);
       token.fault = isnan(logits_[token.id]) ? SampleFault::kNan : SampleFault::kInfinity;
-    } else if (m_.row.finite == 0) {
+    } else if (whole_.finite == 0) {
       token.id = 0;
       token.fault = SampleFault::kNothingFinite;
     } else if (num_top() > 0) {
-      token.logprob = logits_[id] - m_.logprob_base;
+      token.logprob = logprob(id);
     }
     a_.tokens[row_] = token;
     if (a_.ids != nullptr) a_.ids[row_] = token.fault == SampleFault::kNone ? token.id : -1;
@@ -225,7 +274,7 @@ class RowReader {
   __device__ __forceinline__ void store_drawn(int id) {
     SampleToken token;
     token.id = id;
-    if (num_top() > 0) token.logprob = logits_[id] - m_.logprob_base;
+    if (num_top() > 0) token.logprob = logprob(id);
     a_.tokens[row_] = token;
     if (a_.ids != nullptr) a_.ids[row_] = id;
   }
@@ -269,8 +318,10 @@ class RowReader {
   const SampleArgs& a_;
   RowMemory& m_;
   RowState& state_;
+  const SampleSettings& settings_;
   const float* logits_;
   int row_, part_, parts_;
+  int slice_;  ///< of the row, which the block looks at
 
  private:
   /// Largest logit and sum of exponentials of `count` parts; called by a whole warp.
@@ -287,13 +338,19 @@ class RowReader {
       if (sum == 0.0) continue;
       p.sum += sum * exp(static_cast<double>(load_once(&parts[i].largest)) - p.largest);
     }
-    for (int offset = 1; offset < 32; offset *= 2) p.sum += __shfl_xor_sync(~0u, p.sum, offset);
+    p.sum = sum_warp(p.sum);
   }
   /// Past the first-level cache, which knows nothing of other blocks' stores.
   template <class T>
   static __device__ __forceinline__ T load_once(const T* from) {
     return *static_cast<const volatile T*>(from);
   }
+
+  /// The row's parts joined, without their sums.
+  struct {
+    Word best;
+    uint32_t fault, finite;
+  } whole_;
 };
 
 }  // namespace kv8::sample

@@ -67,14 +67,21 @@ class Selector {
 
   __device__ __forceinline__ Team& team() { return team_; }
 
-  /// From here on the block's keys are all that count, and no other block takes part.
-  __device__ __forceinline__ void go_alone() { alone_ = true; }
   __device__ __forceinline__ bool alone() const { return alone_; }
 
-  /// The first histogram, over everything: linear in the logit, 16 buckets for a factor e in
+  /// The first histogram where the block's keys, from `low` to `high`, are all that count; no other
+  /// block takes part from here on.
+  __device__ __forceinline__ void begin_alone(const Weighing& weighing, uint32_t low,
+                                              uint32_t high) {
+    alone_ = true;
+    if (threadIdx.x == 0) m_.weighing = weighing;  // count synchronises before it reads
+    count_range(low, high, m_.first);
+  }
+
+  /// The first histogram over the whole row: linear in the logit, 16 buckets for a factor e in
   /// weight; the last one takes the rest.
   __device__ __forceinline__ void begin(const Weighing& weighing) {
-    if (threadIdx.x == 0) m_.weighing = weighing;  // count synchronises before it reads
+    if (threadIdx.x == 0) m_.weighing = weighing;
     const auto largest = static_cast<float>(weighing.largest);
     const auto scale = static_cast<float>(16.0 * weighing.rate);
     count([&](uint32_t) { return true; },
@@ -111,15 +118,19 @@ class Selector {
         __syncthreads();
         return m_.place;
       }
-      const int shift = max(0, 32 - kBucketBits - __clz(static_cast<int>(high - low)));
-      count([&](uint32_t key) { return key >= low && key <= high; },
-            [&](uint32_t key, float) { return static_cast<int>((high - key) >> shift); },
-            m_.current);
+      count_range(low, high, m_.current);
       summed = &m_.current;
     }
   }
 
  private:
+  /// Counts the keys from `low` to `high` into as many buckets as there are.
+  __device__ __forceinline__ void count_range(uint32_t low, uint32_t high, Summed& result) {
+    const int shift = max(0, 32 - kBucketBits - __clz(static_cast<int>(high - low)));
+    count([&](uint32_t key) { return key >= low && key <= high; },
+          [&](uint32_t key, float) { return static_cast<int>((high - key) >> shift); }, result);
+  }
+
   /// Sums the row's counts of the keys that `takes` says into buckets of rising index and falling
   /// logit.
   template <class Takes, class BucketOf>

@@ -16,8 +16,7 @@ static_assert(kBuckets == kThreads, "a thread looks after one bucket");
 constexpr int kItems = kSlice / kThreads;
 constexpr int kHistograms = 3;  ///< one that is filled, one that is read, one that is cleared
 
-constexpr int kFine = 1280;   ///< buckets of the histogram of weights
-constexpr int kFewTopK = 64;  ///< top_k up to which no weights of other logits are needed
+constexpr int kFine = 1280;  ///< buckets of the histogram of weights
 
 using Word = unsigned long long;
 
@@ -67,37 +66,63 @@ struct Bucket {
   uint32_t count, max_key, max_inverse, unused;  ///< max_inverse: largest ~key
 };
 
-/// One block's contribution to its row.
+/// One block's contribution to its row, and the whole row's.
 struct Part {
-  Word best;        ///< candidate of the largest biased logit
-  double sum;       ///< of exp(logit - largest), where log-probabilities are asked for
-  float largest;    ///< without bias
-  uint32_t fault;   ///< first NaN or +infinity, or ~0
-  uint32_t finite;  ///< whether there is a finite logit
-  uint32_t listed;  ///< candidates in the row's list, or logits that equal the selected one
+  Word best;         ///< candidate of the largest biased logit
+  double sum;        ///< of exp(logit - largest), where log-probabilities are asked for
+  float largest;     ///< without bias
+  uint32_t fault;    ///< first NaN or +infinity, or ~0
+  uint32_t finite;   ///< whether there is a finite logit
+  uint32_t matches;  ///< logits that equal the selected one
 };
 
-/// What sample_rows needs of a row.
+constexpr int kNowhere = -2;  ///< apart from every bucket
+
+/// Where in a row the nucleus's edge and the token lie, by a histogram of weights: in the buckets
+/// `first` to `last` and in `edge`. Weights in units of 2^-56.
+struct Near {
+  uint32_t alone;         ///< whether one block has room for all logits of these buckets
+  int first, last, edge;  ///< edge: kNowhere without top_p
+  double total;
+  double before_edge;   ///< weight that the list lacks before the nucleus's edge
+  double before_token;  ///< likewise before the token
+};
+
+/// What the kernels behind sample_few need of a row.
 struct TeamState {
-  Word list[kSlice];  ///< candidates for one block, or the likeliest tokens
+  Word list[kSlice];  ///< candidates for one block
   Word fine[kFine];   ///< weights, see FineHistogram
   Bucket buckets[kHistograms][kBuckets];
 };
 
 constexpr int kListed = sizeof(TeamState) / sizeof(Word);  ///< candidates that a row has room for
+constexpr int kTopListed = kSlice;  ///< of them for the likeliest tokens, where TeamState::list is
+static_assert(kTopListed >= kSampleFewTopK * kMaxParts &&
+              kListed - kTopListed >= kSampleFewTopK * kMaxParts);
 
 struct RowState {
-  uint32_t arrived, left, gathered, listed;
-  Part parts[kMaxParts];
+  // Zero between launches.
+  uint32_t arrived, left, listed, top_listed;
+  uint32_t gathered;  ///< sample_few clears it
+  uint32_t team_row;  ///< not of this row: an entry of the list of rows that have teams
+  uint32_t unused[2];
+  Part parts[kMaxParts], row;
+  double logprob_base;  ///< log of the row's sum of exponentials
+  Near near;
   union {
-    Word candidates[kListed];  ///< of a row that sample_few finishes
+    Word candidates[kListed];  ///< sample_few's
     TeamState team;
   };
 };
 
 struct Workspace {
-  uint32_t ticket, finished, unused[2];
+  uint32_t ticket, finished, num_teams, unused;  // zero between launches
   RowState rows[1];
+
+  /// Leaves a row to sample_team.
+  __device__ __forceinline__ void add_team(int row) {
+    rows[atomicAdd(&num_teams, 1u)].team_row = static_cast<uint32_t>(row);
+  }
 };
 static_assert(sizeof(Bucket) == 32 && offsetof(TeamState, buckets) % 16 == 0 &&
                   offsetof(RowState, team) % 16 == 0 && sizeof(RowState) % 16 == 0 &&
