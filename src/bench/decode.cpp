@@ -60,24 +60,7 @@ Result<Problem> make_problem(const DecodeShapeSpec& shape, KvType type) {
   spec.head_dim = shape.head_dim;
   spec.kv_type = type;
   Problem problem{KV8_TRY(cuda_testing::PrefillProblem::create(spec)), {}, nullptr};
-  const PrefillArgs from = problem.data.args(ScoreType::kF32);
-  DecodeArgs& a = problem.args;
-  a.q = from.q;
-  a.k_pool = from.k_pool;
-  a.v_pool = from.v_pool;
-  a.out = from.out;
-  a.page_table = from.page_table;
-  a.kv_lens = from.kv_lens;
-  a.q_scale = from.q_scale;
-  a.k_scale = from.k_scale;
-  a.v_scale = from.v_scale;
-  a.batch = from.batch;
-  a.num_heads = from.num_heads;
-  a.num_kv_heads = from.num_kv_heads;
-  a.head_dim = from.head_dim;
-  a.max_pages = from.max_pages;
-  a.softmax_scale = from.softmax_scale;
-  a.kv_type = a.q_type = type;
+  DecodeArgs& a = problem.args = problem.data.decode_args();
   const std::size_t bytes = KV8_TRY(decode_workspace_bytes(a));
   if (cudaMalloc(&a.workspace, bytes) != cudaSuccess ||
       cudaMemset(a.workspace, 0, bytes) != cudaSuccess) {

@@ -12,7 +12,7 @@
 #include "eval/compare_logits.h"
 #include "eval/eval.h"
 #include "exec/sequence.h"
-#include "quant/calibrate.h"
+#include "support/fp8_checkpoint.h"
 #include "support/gpu_tolerance.h"
 #include "support/random_model.h"
 
@@ -106,17 +106,11 @@ class Backends : public ::testing::TestWithParam<test::RandomModel> {
   void SetUp() override {
     if (!exec::backend_architecture("cuda").ok()) GTEST_SKIP() << "skipped: no GPU";
     test::make_random_checkpoint(GetParam(), dir_ / "plain");
-    quant::QuantizeOptions options;
-    options.model_dir = dir_ / "plain";
-    options.output_dir = checkpoint();
-    options.kv_cache_fp8 = true;
-    options.calibration.dataset = "builtin";
-    options.calibration.num_samples = 8;
-    options.calibration.sample_tokens = 256;
-    quant::quantize_llm(options, {}).value();
+    test::make_fp8_checkpoint(dir_ / "plain", checkpoint(), 8, 256);
   }
   /// With FP8 scales, and weights in FP16 whatever they were.
   std::filesystem::path checkpoint() const { return dir_ / "fp8"; }
+
   test::TempDir dir_;
 };
 

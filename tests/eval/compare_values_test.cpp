@@ -7,8 +7,8 @@
 #include <limits>
 
 #include "base/temp_dir.h"
-#include "quant/calibrate.h"
 #include "support/expect_error.h"
+#include "support/fp8_checkpoint.h"
 #include "support/tiny_checkpoint.h"
 
 namespace kv8::eval {
@@ -78,15 +78,7 @@ class RecordValues : public testing::Test {
  protected:
   RecordValues() {
     test::make_tiny_checkpoint("qwen3", dir_ / "plain");
-    quant::QuantizeOptions options;
-    options.model_dir = dir_ / "plain";
-    options.output_dir = dir_ / "fp8";
-    options.kv_cache_fp8 = true;
-    options.calibration.dataset = "builtin";
-    options.calibration.num_samples = 4;
-    options.calibration.sample_tokens = 64;
-    options.calibration.num_threads = 1;
-    quant::quantize_llm(options, {}).value();
+    test::make_fp8_checkpoint(dir_ / "plain", dir_ / "fp8", 4, 64);
     for (int i = 0; i < 70; ++i) ids_.push_back(8 + i * 37 % 200);
   }
   Recording record(const RunSettings& settings) {

@@ -8,8 +8,8 @@
 #include "base/hash.h"
 #include "base/temp_dir.h"
 #include "exec/sequence.h"
-#include "quant/calibrate.h"
 #include "quant/dataset.h"
+#include "support/fp8_checkpoint.h"
 #include "support/tiny_checkpoint.h"
 
 namespace kv8::eval {
@@ -21,15 +21,7 @@ class EvalTest : public testing::Test {
  protected:
   void make_fp8(const std::string& model) {
     test::make_tiny_checkpoint(model, dir_ / "plain");
-    quant::QuantizeOptions options;
-    options.model_dir = dir_ / "plain";
-    options.output_dir = dir_ / "fp8";
-    options.kv_cache_fp8 = true;
-    options.calibration.dataset = "builtin";
-    options.calibration.num_samples = 8;
-    options.calibration.sample_tokens = 128;
-    options.calibration.num_threads = 1;
-    quant::quantize_llm(options, {}).value();
+    test::make_fp8_checkpoint(dir_ / "plain", dir_ / "fp8", 8, 128);
     options_.num_threads = 1;
     options_.checkpoint_dir = dir_ / "fp8";
   }

@@ -4,7 +4,7 @@
 #include <cmath>
 #include <limits>
 
-#include "quant/calibrate.h"
+#include "support/fp8_checkpoint.h"
 
 namespace kv8::runtime {
 
@@ -19,16 +19,8 @@ TinyModel::TinyModel(const test::RandomModel& model, bool fp8) : dir_(temp_ / "p
 }
 
 void TinyModel::quantize() {
-  quant::QuantizeOptions options;
-  options.model_dir = dir_;
-  options.output_dir = temp_ / "fp8";
-  options.kv_cache_fp8 = true;
-  options.calibration.dataset = "builtin";
-  options.calibration.num_samples = 4;
-  options.calibration.sample_tokens = 128;
-  options.calibration.num_threads = 1;
-  quant::quantize_llm(options, {}).value();
-  dir_ = options.output_dir;
+  test::make_fp8_checkpoint(dir_, temp_ / "fp8", 4, 128);
+  dir_ = temp_ / "fp8";
 }
 
 text::ChatTemplate tiny_chat_template() {
@@ -50,7 +42,8 @@ std::unique_ptr<Runner> make_runner(const std::filesystem::path& checkpoint_dir,
   const auto pages =
       exec::kv_pool_pages(parts.engine->config().builder, parts.engine->plan()).value();
   parts.backend =
-      parts.engine->open_backend({.num_threads = 1, .num_pages = pages, .max_rows = 256}).value();
+      parts.engine->open_backend({.num_threads = 1, .num_pages = pages, .max_rows = setup.max_rows})
+          .value();
   if (setup.wrap) parts.backend = setup.wrap(std::move(parts.backend));
   return Runner::create(std::move(parts), setup.options);
 }

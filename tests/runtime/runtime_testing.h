@@ -38,6 +38,7 @@ struct RunnerSetup {
   bool fp8 = false;
   exec::BuilderConfig builder;
   RunnerOptions options;
+  std::int64_t max_rows = 256;  ///< of a step
   /// Puts something between the runner and the real backend.
   std::function<std::unique_ptr<Backend>(std::unique_ptr<Backend>)> wrap;
 };

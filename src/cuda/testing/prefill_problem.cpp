@@ -227,7 +227,33 @@ PrefillArgs PrefillProblem::args(ScoreType score_type) const {
   return a;
 }
 
-const std::uint32_t* PrefillProblem::tree_mask() const { return impl_->view().tree_mask; }
+DecodeArgs PrefillProblem::decode_args() const {
+  const PrefillArgs from = args(ScoreType::kF32);
+  DecodeArgs a;
+  a.q = from.q;
+  a.k_pool = from.k_pool;
+  a.v_pool = from.v_pool;
+  a.out = from.out;
+  a.page_table = from.page_table;
+  a.kv_lens = from.kv_lens;
+  a.q_scale = from.q_scale;
+  a.k_scale = from.k_scale;
+  a.v_scale = from.v_scale;
+  a.scale_per_head = from.scale_per_head;
+  a.v_offset = from.v_offset;
+  a.tree_mask = impl_->view().tree_mask;
+  a.batch = from.batch;
+  a.q_len = from.max_q_len;
+  a.num_heads = from.num_heads;
+  a.num_kv_heads = from.num_kv_heads;
+  a.head_dim = from.head_dim;
+  a.max_pages = from.max_pages;
+  a.softmax_scale = from.softmax_scale;
+  a.kv_type = from.kv_type;
+  a.q_type = from.q_type;
+  a.out_type = from.out_type;
+  return a;
+}
 
 Status PrefillProblem::poison_output() {
   return cuda_ok(cudaMemset(impl_->out.as<void>(), 0xff, impl_->out_elements * 2), "poisoning");

@@ -53,8 +53,8 @@ class PrefillProblem {
 
   /// Arguments of a launch on this problem; `score_type` is the caller's.
   PrefillArgs args(ScoreType score_type) const;
-  /// The specification's on the device, or null.
-  const std::uint32_t* tree_mask() const;
+  /// The same as a decode problem, whose queries are the last tokens; without workspace.
+  DecodeArgs decode_args() const;
   /// Fills the output with NaN, so that an element nobody wrote shows.
   Status poison_output();
   /// Compares about `max_rows` (row, head) pairs, always the first and the last rows of each
