@@ -98,7 +98,7 @@ FmhaTimes times_of(std::vector<double> samples) {
   return {spread.median, spread.p10, spread.p90};
 }
 
-PrefillProblemSpec spec_for(const FmhaShape& shape, KvType type) {
+PrefillProblemSpec spec_for(const FmhaShape& shape, KvType type, bool f16_queries = false) {
   PrefillProblemSpec spec;
   spec.q_lens.assign(shape.batch, shape.seq_len);
   spec.kv_lens = spec.q_lens;
@@ -106,6 +106,7 @@ PrefillProblemSpec spec_for(const FmhaShape& shape, KvType type) {
   spec.num_kv_heads = shape.num_kv_heads;
   spec.head_dim = shape.head_dim;
   spec.kv_type = type;
+  spec.f16_queries = f16_queries;
   spec.qk_code_amax = kQkAmax;
   return spec;
 }
@@ -114,8 +115,8 @@ struct Side {
   PrefillProblem problem;
   PreparedPrefill prepared;
 
-  static Result<Side> create(const FmhaShape& shape, KvType type, ScoreType score_type) {
-    PrefillProblem problem = KV8_TRY(PrefillProblem::create(spec_for(shape, type)));
+  static Result<Side> create(const PrefillProblemSpec& spec, ScoreType score_type) {
+    PrefillProblem problem = KV8_TRY(PrefillProblem::create(spec));
     const auto prepared = KV8_TRY(prepare_prefill(problem.args(score_type)));
     return Side{std::move(problem), prepared};
   }
@@ -178,13 +179,22 @@ Result<FmhaRow> measure(const FmhaShape& shape, const FmhaBenchOptions& options,
                               ? score_type_for(kQkAmax, kQkAmax, shape.head_dim, logit_scale)
                               : ScoreType::kF32;
   row.score_type = score == ScoreType::kF16 ? "f16" : "f32";
-  Side fp16 = KV8_TRY(Side::create(shape, KvType::kF16, ScoreType::kF32));
-  Side fp8 = KV8_TRY(Side::create(shape, KvType::kE4m3, score));
+  Side fp16 = KV8_TRY(Side::create(spec_for(shape, KvType::kF16), ScoreType::kF32));
+  Side fp8 = KV8_TRY(Side::create(spec_for(shape, KvType::kE4m3), score));
+  std::optional<Side> f16_queries;
+  if (options.f16_queries) {
+    f16_queries = KV8_TRY(Side::create(spec_for(shape, KvType::kE4m3, true), ScoreType::kF32));
+  }
   row.fp16_kernel = fp16.prepared.description();
   row.fp8_kernel = fp8.prepared.description();
   std::vector<Contestant> contestants = {
       {"fp16", [&] { return fp16.prepared.launch(nullptr); }, {}},
       {"fp8", [&] { return fp8.prepared.launch(nullptr); }, {}}};
+  if (f16_queries) {
+    contestants.push_back(
+        {"f16_queries", [&] { return f16_queries->prepared.launch(nullptr); }, {}});
+  }
+  const std::size_t num_own = contestants.size();
 #if KV8_HAS_CUDNN
   if (options.cudnn) {
     for (Contestant& c : cudnn_contestants(shape, note)) contestants.push_back(std::move(c));
@@ -194,7 +204,8 @@ Result<FmhaRow> measure(const FmhaShape& shape, const FmhaBenchOptions& options,
   row.sm_clock_mhz = KV8_TRY(timer.sm_clock_mhz());
   row.fp16 = times_of(std::move(contestants[0].times));
   row.fp8 = times_of(std::move(contestants[1].times));
-  for (std::size_t i = 2; i < contestants.size(); ++i) {
+  if (f16_queries) row.f16_queries_us = times_of(std::move(contestants[2].times)).median_us;
+  for (std::size_t i = num_own; i < contestants.size(); ++i) {
     row.peers[contestants[i].column] = times_of(std::move(contestants[i].times)).median_us;
   }
   row.fp8_tflops = 2.0 * shape.batch * shape.num_heads * shape.head_dim * double(shape.seq_len) *

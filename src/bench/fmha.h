@@ -28,6 +28,7 @@ struct FmhaBenchOptions {
   int warmup = 50;
   int repeats = 100;
   double settle_ms = 500.0;         ///< before shapes of 4,096 tokens and more
+  bool f16_queries = false;         ///< also time FP16 queries over the FP8 cache
   bool cudnn = true;                ///< time cuDNN in turn with ours, where kv8 was built with it
   std::filesystem::path peers_csv;  ///< other kernels' times on this card, see docs; may be empty
 };
@@ -43,6 +44,7 @@ inline constexpr const char* kPeerColumns[] = {"fa3_fp16_us", "fa3_fp8_us", "cud
 struct FmhaRow {
   FmhaShape shape;
   FmhaTimes fp16, fp8;
+  double f16_queries_us = 0;  ///< median with FP16 queries over the FP8 cache; 0: not asked for
   std::string fp16_kernel, fp8_kernel;
   std::string score_type;  ///< of the FP8 kernel: "f16" or "f32"
   double fp8_tflops = 0;

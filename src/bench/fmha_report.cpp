@@ -93,6 +93,9 @@ std::string fmha_table(const FmhaResult& result) {
             ? fmt::format("{:.1f}%", 100.0 * row.fp8_tflops / result.wgmma_fp8_tflops)
             : "-",
         row.score_type, row.error, best_peer(row, false), best_peer(row, true), row.sm_clock_mhz);
+    if (row.f16_queries_us > 0) {
+      out += fmt::format("{:>52.2f} us with FP16 queries over the FP8 cache\n", row.f16_queries_us);
+    }
   }
   if (!result.cudnn_note.empty()) out += result.cudnn_note + '\n';
   for (int head_dim : {128, 64}) {
@@ -127,6 +130,9 @@ std::string fmha_json(const FmhaResult& result, const std::string& command) {
       const auto found = row.peers.find(column);
       out += found == row.peers.end() ? fmt::format(", \"{}\": null", column)
                                       : fmt::format(", \"{}\": {:.2f}", column, found->second);
+    }
+    if (row.f16_queries_us > 0) {
+      out += fmt::format(", \"fp8_f16_queries_us\": {:.2f}", row.f16_queries_us);
     }
     out += fmt::format(
         ", \"sm_clock_mhz\": {:.0f}, \"score_type\": {}, \"error\": {:.3e}, \"fp16_p10_us\": "

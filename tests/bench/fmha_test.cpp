@@ -58,6 +58,16 @@ TEST(Fmha, JsonHasEveryFieldAndNullForUnknownPeers) {
   }
 }
 
+TEST(Fmha, F16QueriesAreReportedWhereTheyWereTimed) {
+  FmhaResult result{"GPU", 1700.0, {row(128, 512, 20, 10), row(128, 1024, 20, 10)}};
+  result.rows[1].f16_queries_us = 31.25;
+  const auto json = parse_json(fmha_json(result, "kv8 bench fmha"), "fmha.json");
+  ASSERT_TRUE(json.ok()) << json.error().message;
+  EXPECT_FALSE((*json)["rows"][0].contains("fp8_f16_queries_us"));
+  EXPECT_EQ((*json)["rows"][1]["fp8_f16_queries_us"], 31.25);
+  EXPECT_NE(fmha_table(result).find("31.25 us with FP16 queries"), std::string::npos);
+}
+
 TEST(Fmha, TableComparesWithTheBestFp16KnownOfTheTableAlone) {
   FmhaResult result{
       "GPU", 1700.0, {row(128, 512, 20, 10), row(128, 1024, 10, 20), row(128, 16384, 1, 9)}};

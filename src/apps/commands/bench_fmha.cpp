@@ -25,6 +25,8 @@ void define_bench_fmha(CLI::App& app, Action& action) {
                  "Launch this long before shapes of 4,096 tokens and more")
       ->check(CLI::Range(0.0, 60000.0))
       ->capture_default_str();
+  app.add_flag("--f16Queries", flags->options.f16_queries,
+               "Also time FP16 queries over the FP8 cache");
   app.add_flag("!--noCudnn", flags->options.cudnn,
                "Leave cuDNN out (it takes part where kv8 was built with its frontend)");
   app.add_option("--peers", flags->peers, "CSV with other kernels' times on this card");
