@@ -1,4 +1,4 @@
-// Short names for PrefillConfig's parameters.
+// From PrefillConfig's parameters to a kernel.
 #pragma once
 
 #include "cuda/attention/sm90/prefill/entry.cuh"
@@ -7,12 +7,7 @@
 namespace kv8::lab {
 
 using namespace sm90;
-constexpr KvType F8 = KvType::kE4m3;
-constexpr KvType F16 = KvType::kF16;
-constexpr ScoreType H = ScoreType::kF16;
-constexpr ScoreType F = ScoreType::kF32;
-constexpr Loop S = Loop::kSerial;
-constexpr Loop O = Loop::kOverlapped;
+using namespace sm90::short_names;
 
 //  type, head_dim, scores, row groups, key groups, keys, stages, blocks/SM, codes, loop
 template <KvType kKv, int kHeadDim, ScoreType kScore, int kRows, int kGroups, int kKeys,

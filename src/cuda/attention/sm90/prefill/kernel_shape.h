@@ -10,6 +10,16 @@ namespace kv8::sm90 {
 /// warpgroups fill the gaps; needs the fewest registers. kOverlapped: the next key tile's softmax.
 enum class Loop { kSerial, kOverlapped };
 
+/// For tables of kernels, whose rows are full of these.
+namespace short_names {
+inline constexpr KvType kE4m3 = KvType::kE4m3;
+inline constexpr KvType kHalf = KvType::kF16;
+inline constexpr ScoreType kH = ScoreType::kF16;
+inline constexpr ScoreType kF = ScoreType::kF32;
+inline constexpr Loop kS = Loop::kSerial;
+inline constexpr Loop kO = Loop::kOverlapped;
+}  // namespace short_names
+
 /// What distinguishes one compiled kernel from another.
 struct KernelShape {
   KvType kv_type = KvType::kE4m3;

@@ -8,12 +8,7 @@
 namespace kv8::sm90 {
 namespace {
 
-constexpr KvType kE4m3 = KvType::kE4m3;
-constexpr KvType kHalf = KvType::kF16;
-constexpr ScoreType kH = ScoreType::kF16;
-constexpr ScoreType kF = ScoreType::kF32;
-constexpr Loop kS = Loop::kSerial;
-constexpr Loop kO = Loop::kOverlapped;
+using namespace short_names;
 
 // name, {type, head_dim, scores, row groups, key groups, keys, blocks/SM, code eighths, loop}, cost
 constexpr std::array kKernels = {

@@ -2,19 +2,17 @@
 #include "cuda/attention/sm90/prefill/kernels/kernels.h"
 
 namespace kv8::sm90 {
+using namespace short_names;
 
 // type, head_dim, scores, row groups, key groups, keys, stages, blocks/SM, code eighths, loop
 KernelEntry fp8_d128_rows128() {
-  return kernel_entry<
-      PrefillConfig<KvType::kE4m3, 128, ScoreType::kF16, 2, 1, 128, 4, 1, 4, Loop::kOverlapped>>();
+  return kernel_entry<PrefillConfig<kE4m3, 128, kH, 2, 1, 128, 4, 1, 4, kO>>();
 }
 KernelEntry fp8_d128_rows64() {
-  return kernel_entry<
-      PrefillConfig<KvType::kE4m3, 128, ScoreType::kF16, 1, 1, 128, 3, 2, 4, Loop::kOverlapped>>();
+  return kernel_entry<PrefillConfig<kE4m3, 128, kH, 1, 1, 128, 3, 2, 4, kO>>();
 }
 KernelEntry fp8_d128_split2() {
-  return kernel_entry<
-      PrefillConfig<KvType::kE4m3, 128, ScoreType::kF16, 1, 2, 128, 4, 1, 4, Loop::kSerial>>();
+  return kernel_entry<PrefillConfig<kE4m3, 128, kH, 1, 2, 128, 4, 1, 4, kS>>();
 }
 
 }  // namespace kv8::sm90
