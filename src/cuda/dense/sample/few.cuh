@@ -17,8 +17,7 @@ constexpr int kFinal = 512;
 struct FewMemory {
   RowMemory row;
   Word warp_bound[kWarps];
-  uint32_t list_start, finals;
-  int num_sorted;
+  uint32_t finals;
   __device__ Word* candidates() { return reinterpret_cast<Word*>(row.keys); }
   __device__ Word* sorted() { return candidates() + kFinal; }
 };
@@ -144,19 +143,10 @@ class FewSampler : RowReader {
     for (int i = 0; i < kItems; ++i) {
       takes |= (logit[i] >= least && id_of(i) < a_.vocab ? 1u : 0u) << i;
     }
-    uint32_t all, at = sum_before(__popc(takes), all);
-    if (all > static_cast<uint32_t>(list.room)) {  // many equal ones, or by bad luck
-      takes = exactly(list, logit);
-      at = sum_before(__popc(takes), all);
+    if (sum_block(__popc(takes)) > static_cast<uint32_t>(list.room)) {
+      takes = exactly(list, logit);  // many equal ones, or by bad luck
     }
-    if (threadIdx.x == 0) f_.list_start = atomicAdd(list.length, all);
-    __syncthreads();
-    if (takes == 0) return;
-    at += f_.list_start;
-#pragma unroll
-    for (int i = 0; i < kItems; ++i) {
-      if (takes >> i & 1) list.words[at++] = candidate(order_key(logit[i]), id_of(i));
-    }
+    append(list.words, list.length, logit, takes);
   }
 
   /// Which of the thread's logits are among the block's largest; there are as many as wanted.
@@ -228,7 +218,7 @@ class FewSampler : RowReader {
 
   /// Reports the likeliest tokens.
   __device__ __forceinline__ void report() {
-    f_.num_sorted = sort(likeliest());  // all threads store the same
+    num_sorted_ = sort(likeliest());
     const int rank = threadIdx.x;
     if (rank >= num_top()) return;
     const int id = candidate_id(f_.sorted()[rank]);
@@ -239,7 +229,7 @@ class FewSampler : RowReader {
     if (greedy()) {
       finish(best());
     } else {
-      draw(min(from_likeliest() ? f_.num_sorted : sort(kept()), settings_.top_k));
+      draw(min(from_likeliest() ? num_sorted_ : sort(kept()), settings_.top_k));
     }
   }
 
@@ -281,6 +271,7 @@ class FewSampler : RowReader {
 
   FewMemory& f_;
   Team team_;
+  int num_sorted_ = 0;
 };
 
 __global__ __launch_bounds__(kThreads, 4) void sample_few(const __grid_constant__ SampleArgs a,

@@ -10,9 +10,19 @@
 
 namespace kv8::sample {
 
+/// A list of up to as many is put in order: a thread each, and 255 weights of at most 2^56 fit.
+constexpr int kShort = kThreads - 1;
+
+struct ShortList {
+  Word words[kThreads], sorted[kThreads];
+  Word warp_units[kWarps];
+  double kept;
+};
+
 struct NearMemory {
   SearchMemory search;
-  uint32_t most_key, least_key;  ///< of the list
+  ShortList list;
+  uint32_t most_key, least_key;  ///< of a long list
 };
 
 class NearSampler : RowSearch {
@@ -42,9 +52,16 @@ class NearSampler : RowSearch {
       request(logit);
     }
     if (!selector_.team().arrive_last()) return;
-    take_list();
-    store_listed(search(__ldcg(&state_.near.total), __ldcg(&state_.near.before_edge),
-                        __ldcg(&state_.near.before_token)));
+    const uint32_t length = __ldcg(&state_.gathered);
+    const double total = __ldcg(&state_.near.total);
+    const double before_edge = __ldcg(&state_.near.before_edge);
+    const double before_token = __ldcg(&state_.near.before_token);
+    if (length <= kShort) {
+      draw_sorted(static_cast<int>(length), total, before_edge, before_token);
+    } else {
+      take_list(length);
+      store_listed(search(total, before_edge, before_token));
+    }
   }
 
  private:
@@ -74,26 +91,56 @@ class NearSampler : RowSearch {
         takes = (takes & ~(1u << i)) | (in ? 1u : 0u) << i;
       }
     }
-    const uint32_t own = __popc(takes), all = __reduce_add_sync(~0u, own);
-    if (all == 0) return;
-    const int lane = threadIdx.x % 32;
-    uint32_t at = lane == 0 ? atomicAdd(&state_.gathered, all) : 0;
-    at = __shfl_sync(~0u, at, 0) - own;
-    uint32_t until = own;
+    append(state_.team.list, &state_.gathered, logit, takes);
+  }
+
+  /// Draws from a short list: what RowSearch::search does, token by token.
+  __device__ __forceinline__ void draw_sorted(int length, double total, double before_edge,
+                                              double before_token) {
+    ShortList& list = memory_.list;
+    const int place = threadIdx.x;
+    const bool exists = place < length;
+    const Word own = exists ? __ldcg(&state_.team.list[place]) : 0;
+    list.words[place] = own;
+    __syncthreads();
+    int rank = 0;
+#pragma unroll 4
+    for (int i = 0; i < length; ++i) rank += list.words[i] > own;
+    if (exists) list.sorted[rank] = own;
+    __syncthreads();
+    const Word token = exists ? list.sorted[place] : 0;
+    const double until = __ull2double_rn(
+        units_until(exists ? weighing().units(key_value(static_cast<uint32_t>(token >> 32))) : 0));
+    // The first place that is good enough; the last one if rounding lets none.
+    const auto first = [&](auto good) {
+      return min(__syncthreads_count(exists && !good(until)), length - 1);
+    };
+    double kept = total;
+    if (settings_.top_p < 1.0f) {
+      const double mass = static_cast<double>(settings_.top_p) * kept - before_edge;
+      if (place == first([&](double x) { return x >= mass; })) list.kept = before_edge + until;
+      __syncthreads();
+      kept = list.kept;
+    }
+    const double mass = drawn_mass(uniform_at(settings_.seed, settings_.step), kept) - before_token;
+    if (place == first([&](double x) { return x > mass; })) store_drawn(candidate_id(token));
+  }
+
+  /// Sum of the units of this thread and those before it.
+  __device__ __forceinline__ Word units_until(Word units) {
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     for (int offset = 1; offset < 32; offset *= 2) {
-      const uint32_t other = __shfl_up_sync(~0u, until, offset);
-      if (lane >= offset) until += other;
+      const Word other = __shfl_up_sync(~0u, units, offset);
+      if (lane >= offset) units += other;
     }
-    at += until;
-#pragma unroll
-    for (int i = 0; i < kItems; ++i) {
-      if (takes >> i & 1) state_.team.list[at++] = candidate(order_key(logit[i]), id_of(i));
-    }
+    if (lane == 31) memory_.list.warp_units[warp] = units;
+    __syncthreads();
+    for (int i = 0; i < warp; ++i) units += memory_.list.warp_units[i];
+    return units;
   }
 
   /// Makes the list the block's keys.
-  __device__ __forceinline__ void take_list() {
-    const uint32_t length = __ldcg(&state_.gathered);
+  __device__ __forceinline__ void take_list(uint32_t length) {
     uint32_t most = 0, least = ~0u;
     if (threadIdx.x == 0) memory_.most_key = 0, memory_.least_key = ~0u;
     __syncthreads();

@@ -295,24 +295,23 @@ class RowReader {
     return sum;
   }
 
-  /// Sum over the threads before this one; `all` over all of them.
-  __device__ __forceinline__ uint32_t sum_before(uint32_t own, uint32_t& all) {
-    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  /// Appends the thread's logits that `takes` says to a list; called by whole warps.
+  __device__ __forceinline__ void append(Word* list, uint32_t* length, const Logits& logit,
+                                         uint32_t takes) const {
+    const uint32_t own = __popc(takes), all = __reduce_add_sync(~0u, own);
+    if (all == 0) return;
+    const int lane = threadIdx.x % 32;
+    uint32_t at = lane == 0 ? atomicAdd(length, all) : 0;
     uint32_t until = own;
     for (int offset = 1; offset < 32; offset *= 2) {
       const uint32_t other = __shfl_up_sync(~0u, until, offset);
       if (lane >= offset) until += other;
     }
-    if (lane == 31) m_.warp_count[warp] = until;
-    __syncthreads();
-    uint32_t before = until - own;
-    all = 0;
-    for (int i = 0; i < kWarps; ++i) {
-      if (i < warp) before += m_.warp_count[i];
-      all += m_.warp_count[i];
+    at = __shfl_sync(~0u, at, 0) + until - own;
+#pragma unroll
+    for (int i = 0; i < kItems; ++i) {
+      if (takes >> i & 1) list[at++] = candidate(order_key(logit[i]), id_of(i));
     }
-    __syncthreads();
-    return before;
   }
 
   const SampleArgs& a_;

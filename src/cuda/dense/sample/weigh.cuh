@@ -37,11 +37,18 @@ class Weigher : RowReader {
     const FineBuckets buckets(weighing());
 #pragma unroll 1
     for (;;) {
+      // The next slice's are under way while this one's are added.
+      Logits next;
+      slice_ -= parts_;
+      const bool more = slice_ >= 0;
+      if (more) request(next);
+      slice_ += parts_;
       add_biases(logit, 0.0f);
       fine_.add(logit, buckets);
+      if (!more) break;
       slice_ -= parts_;
-      if (slice_ < 0) break;
-      request(logit);
+#pragma unroll
+      for (int i = 0; i < kItems; ++i) logit[i] = next[i];
     }
     fine_.publish();
     if (team_.arrive_last()) find();
@@ -84,7 +91,7 @@ class Weigher : RowReader {
   Team team_;
 };
 
-__global__ __launch_bounds__(kThreads, 5) void sample_weigh(const __grid_constant__ SampleArgs a,
+__global__ __launch_bounds__(kThreads, 4) void sample_weigh(const __grid_constant__ SampleArgs a,
                                                             int parts) {
   __shared__ __align__(16) WeighMemory memory;
   auto* workspace = static_cast<Workspace*>(a.workspace);
