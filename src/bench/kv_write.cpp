@@ -9,7 +9,9 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <functional>
+#include <limits>
 #include <memory>
 #include <numeric>
 #include <random>
@@ -42,6 +44,15 @@ Result<WriteShapeSpec> parse_write_shape(const std::string& text) {
 namespace {
 
 constexpr int kDecodeTokens = 64;
+/// Launches go on until the standard error of the difference between FP8 and FP16 is below either
+/// of these, up to so many times the repeats that were asked for.
+constexpr double kWantedErrorUs = 0.008;
+constexpr double kWantedError = 0.002;  // of FP16's time
+constexpr int kMaxParts = 12;
+/// How long a launch of one or a few tokens takes hangs on where its data lie, by up to 0.2 us:
+/// between which memory and which multiprocessors. Such shapes take turns through as many copies of
+/// all of it.
+constexpr int kCopiesOfDecode = 8;
 
 /// Keeps device memory alive.
 class Arena {
@@ -69,7 +80,7 @@ class Arena {
 };
 
 /// Everything but what differs between FP16 and FP8.
-Result<KvWriteArgs> make_args(const WriteShapeSpec& shape, Arena& arena) {
+Result<KvWriteArgs> make_args(const WriteShapeSpec& shape, unsigned seed, Arena& arena) {
   const bool decode = shape.tokens <= kDecodeTokens;
   const int batch = decode ? shape.tokens : 1, past = decode ? 1000 : 0;
   KvWriteArgs a;
@@ -82,7 +93,9 @@ Result<KvWriteArgs> make_args(const WriteShapeSpec& shape, Arena& arena) {
   const int kv_len = past + a.max_rows_per_sequence;
   a.max_pages = static_cast<int>(pages_for_tokens(kv_len));
   std::vector<std::int32_t> table(static_cast<std::size_t>(batch) * a.max_pages), cu_rows, lens;
-  for (std::size_t i = 0; i < table.size(); ++i) table[i] = static_cast<std::int32_t>(i);
+  std::iota(table.begin(), table.end(), 0);
+  std::minstd_rand random(seed);
+  std::shuffle(table.begin(), table.end(), random);
   for (int b = 0; b <= batch; ++b) cu_rows.push_back(b * a.max_rows_per_sequence);
   lens.assign(static_cast<std::size_t>(batch), kv_len);
   a.page_table = KV8_TRY(arena.upload(table));
@@ -96,7 +109,6 @@ Result<KvWriteArgs> make_args(const WriteShapeSpec& shape, Arena& arena) {
   const std::size_t columns =
       static_cast<std::size_t>(shape.num_heads + 2 * shape.num_kv_heads) * shape.head_dim;
   std::vector<std::uint16_t> qkv(columns * static_cast<std::size_t>(shape.tokens));
-  std::minstd_rand random(1);
   for (auto& x : qkv) {
     x = static_cast<std::uint16_t>((random() >> 8 & 0x83ff) | 0x3800);  // +-0.5 .. 1
   }
@@ -119,19 +131,58 @@ double middle_mean(std::vector<double> times) {
   return std::accumulate(first, last, 0.0) / static_cast<double>(last - first);
 }
 
-/// FP16, FP8 and a plain copy in turn, in all orders.
-Result<WriteTimes> time_in_turn(cuda_testing::GpuTimer& timer,
-                                const std::array<std::function<Status()>, 3>& launches,
-                                cuda_testing::ColdCache cache, int repeats) {
-  std::array<std::vector<double>, 3> times;
-  for (int round = 0; round < repeats; ++round) {
-    for (int k = 0; k < 3; ++k) {
-      const auto i = static_cast<std::size_t>(((round % 2 == 0 ? k : 2 - k) + round / 2) % 3);
-      times[i].push_back(KV8_TRY(timer.time_cold(launches[i], cache)));
-    }
+/// Microseconds of every launch of FP16, of FP8 and of a plain copy.
+using LaunchTimes = std::array<std::vector<double>, 3>;
+
+/// Standard error of the difference between FP8's and FP16's middle means: that of the mean of ten
+/// such differences, each of a tenth of the rounds.
+double difference_error(const LaunchTimes& times) {
+  constexpr int kParts = 10;
+  const auto middle_mean_of_part = [](const std::vector<double>& all, int part) {
+    const auto at = [&](int i) {
+      return all.begin() + static_cast<std::ptrdiff_t>(all.size()) * i / kParts;
+    };
+    return middle_mean(std::vector<double>(at(part), at(part + 1)));
+  };
+  if (times[0].size() < kParts) return std::numeric_limits<double>::infinity();
+  double sum = 0, squares = 0;
+  for (int part = 0; part < kParts; ++part) {
+    const double difference =
+        middle_mean_of_part(times[1], part) - middle_mean_of_part(times[0], part);
+    sum += difference;
+    squares += difference * difference;
   }
-  return WriteTimes{middle_mean(std::move(times[0])), middle_mean(std::move(times[1])),
-                    middle_mean(std::move(times[2]))};
+  const double variance = (squares - sum * sum / kParts) / (kParts - 1);
+  return std::sqrt(std::max(variance, 0.0) / kParts);
+}
+
+/// FP16, FP8 and a plain copy, given which of several copies of their data to use.
+using Launches = std::array<std::function<Status(int)>, 3>;
+
+/// All three in turn, in all orders.
+Status time_round(cuda_testing::GpuTimer& timer, const Launches& launches,
+                  cuda_testing::ColdCache cache, int round, LaunchTimes& times) {
+  for (int k = 0; k < 3; ++k) {
+    const auto i = static_cast<std::size_t>(((round % 2 == 0 ? k : 2 - k) + round / 2) % 3);
+    times[i].push_back(
+        KV8_TRY(timer.time_cold([&] { return launches[i](round / 6 % kCopiesOfDecode); }, cache)));
+  }
+  return {};
+}
+
+Result<WriteTimes> time_in_turn(cuda_testing::GpuTimer& timer, const Launches& launches,
+                                cuda_testing::ColdCache cache, int repeats) {
+  LaunchTimes times;
+  WriteTimes result;
+  for (int part = 0; part < kMaxParts; ++part) {
+    for (int i = 0; i < repeats; ++i) {
+      KV8_TRY(time_round(timer, launches, cache, part * repeats + i, times));
+    }
+    result = {middle_mean(times[0]), middle_mean(times[1]), middle_mean(times[2]),
+              difference_error(times)};
+    if (result.difference_error_us < std::max(kWantedErrorUs, kWantedError * result.fp16_us)) break;
+  }
+  return result;
 }
 
 }  // namespace
@@ -145,24 +196,30 @@ Result<WriteBenchResult> bench_write(const WriteBenchOptions& options) {
   for (const WriteShapeSpec& shape :
        options.shapes.empty() ? write_bench_shapes() : options.shapes) {
     Arena arena;
-    KvWriteArgs half = KV8_TRY(make_args(shape, arena));
-    half.fp8_cache = half.fp8_q = false;
-    KvWriteArgs fp8 = half;
-    fp8.fp8_cache = fp8.fp8_q = true;
-    for (KvScale& scale : fp8.scales) scale = make_kv_scale(0.0123f);
-    const std::function<Status()> launch16 = [&] { return launch_kv_write(half, nullptr); };
-    const std::function<Status()> launch8 = [&] { return launch_kv_write(fp8, nullptr); };
-    KV8_TRY(timer.run_for(options.settle_ms, {launch16, launch8}));
+    std::vector<KvWriteArgs> half, fp8;
+    for (int i = 0; i < (shape.tokens <= kDecodeTokens ? kCopiesOfDecode : 1); ++i) {
+      half.push_back(KV8_TRY(make_args(shape, static_cast<unsigned>(i) + 1, arena)));
+      half.back().fp8_cache = half.back().fp8_q = false;
+      fp8.push_back(half.back());
+      fp8.back().fp8_cache = fp8.back().fp8_q = true;
+      for (KvScale& scale : fp8.back().scales) scale = make_kv_scale(0.0123f);
+    }
     WriteBenchRow row;
     row.shape = shape;
     const auto copied = static_cast<std::size_t>(row.fp8_bytes() / 2);
     void* const from = KV8_TRY(arena.take(copied));
     void* const to = KV8_TRY(arena.take(copied));
-    const std::function<Status()> copy = [&] {
-      cuda_testing::launch_short_copy(from, to, copied);
-      return Status();
+    const auto of = [](const std::vector<KvWriteArgs>& args, int copy) {
+      return launch_kv_write(args[static_cast<std::size_t>(copy) % args.size()], nullptr);
     };
-    const std::array<std::function<Status()>, 3> launches = {launch16, launch8, copy};
+    const Launches launches = {[&](int copy) { return of(half, copy); },
+                               [&](int copy) { return of(fp8, copy); },
+                               [&](int) {
+                                 cuda_testing::launch_short_copy(from, to, copied);
+                                 return Status();
+                               }};
+    KV8_TRY(timer.run_for(options.settle_ms,
+                          {[&] { return launches[0](0); }, [&] { return launches[1](0); }}));
     row.dirty = KV8_TRY(time_in_turn(timer, launches, ColdCache::kDirty, options.repeats));
     row.clean = KV8_TRY(time_in_turn(timer, launches, ColdCache::kClean, options.repeats));
     result.rows.push_back(row);
@@ -183,19 +240,19 @@ std::string write_bench_table(const WriteBenchResult& result) {
       "GB/s. Left: "
       "256 MiB\nwritten before each launch, which writes their last lines back from L2. Right: 256 "
       "MiB read, no line to\nwrite back. copy us: a plain copy of as many bytes as FP8 reads and "
-      "writes.\n"
-      "heads       tokens |  fp16 us    fp8 us  fp8/fp16  fp8 GB/s of copy   copy us |  fp16 us    "
-      "fp8 us  fp8/fp16   copy us\n",
+      "writes. +-: standard error of\nfp8 us - fp16 us.\n"
+      "heads       tokens |  fp16 us    fp8 us     +-  fp8/fp16  fp8 GB/s of copy   copy us |  "
+      "fp16 us    fp8 us     +-  fp8/fp16   copy us\n",
       result.device, result.copy_gb_s);
   for (const WriteBenchRow& r : result.rows) {
     const double fp8_gb_s = gb_per_s(r.fp8_bytes(), r.dirty.fp8_us);
     text += fmt::format(
-        "({},{},{:>3}) {:>7} |{:>9.2f} {:>9.2f} {:>9.3f} {:>9.0f} {:>6.1f}% {:>9.2f} |{:>9.2f} "
-        "{:>9.2f} {:>9.3f} {:>9.2f}\n",
+        "({},{},{:>3}) {:>7} |{:>9.3f} {:>9.3f} {:>6.3f} {:>9.4f} {:>9.0f} {:>6.1f}% {:>9.3f} "
+        "|{:>9.3f} {:>9.3f} {:>6.3f} {:>9.4f} {:>9.3f}\n",
         r.shape.num_heads, r.shape.num_kv_heads, r.shape.head_dim, r.shape.tokens, r.dirty.fp16_us,
-        r.dirty.fp8_us, r.dirty.fp8_us / r.dirty.fp16_us, fp8_gb_s,
+        r.dirty.fp8_us, r.dirty.difference_error_us, r.dirty.fp8_us / r.dirty.fp16_us, fp8_gb_s,
         100 * fp8_gb_s / result.copy_gb_s, r.dirty.copy_us, r.clean.fp16_us, r.clean.fp8_us,
-        r.clean.fp8_us / r.clean.fp16_us, r.clean.copy_us);
+        r.clean.difference_error_us, r.clean.fp8_us / r.clean.fp16_us, r.clean.copy_us);
   }
   return text;
 }
@@ -209,11 +266,14 @@ std::string write_bench_json(const WriteBenchResult& result, const std::string& 
   for (const WriteBenchRow& r : result.rows) {
     text += fmt::format(
         "{}    {{\"num_heads\": {}, \"num_kv_heads\": {}, \"head_dim\": {}, \"tokens\": {}, "
-        "\"fp16_us\": {:.2f}, \"fp8_us\": {:.2f}, \"fp8_gb_s\": {:.1f}, \"plain_copy_us\": {:.2f}, "
-        "\"fp16_clean_us\": {:.2f}, \"fp8_clean_us\": {:.2f}, \"plain_copy_clean_us\": {:.2f}}}",
+        "\"fp16_us\": {:.3f}, \"fp8_us\": {:.3f}, \"difference_error_us\": {:.3f}, "
+        "\"fp8_gb_s\": {:.1f}, \"plain_copy_us\": {:.3f}, \"fp16_clean_us\": {:.3f}, "
+        "\"fp8_clean_us\": {:.3f}, \"difference_error_clean_us\": {:.3f}, "
+        "\"plain_copy_clean_us\": {:.3f}}}",
         comma, r.shape.num_heads, r.shape.num_kv_heads, r.shape.head_dim, r.shape.tokens,
-        r.dirty.fp16_us, r.dirty.fp8_us, gb_per_s(r.fp8_bytes(), r.dirty.fp8_us), r.dirty.copy_us,
-        r.clean.fp16_us, r.clean.fp8_us, r.clean.copy_us);
+        r.dirty.fp16_us, r.dirty.fp8_us, r.dirty.difference_error_us,
+        gb_per_s(r.fp8_bytes(), r.dirty.fp8_us), r.dirty.copy_us, r.clean.fp16_us, r.clean.fp8_us,
+        r.clean.difference_error_us, r.clean.copy_us);
     comma = ",\n";
   }
   return text + "\n  ]\n}\n";

@@ -52,14 +52,16 @@ TEST(KernelBench, ReportsCarryTheCommandAndEveryField) {
   EXPECT_NEAR((*json)["rows"][0]["fp8_gb_s"].get<double>(), 838.9, 0.05);
   EXPECT_NE(decode_bench_table(decode).find("context 131072: left out"), std::string::npos);
   EXPECT_NE(decode_bench_svg(decode).find("2.00x"), std::string::npos);
-  const WriteBenchResult write{"GPU", 2800.0, {{{32, 8, 128, 1}, {6, 5, 4}, {5.5, 4.5, 3.5}}}};
+  const WriteBenchResult write{
+      "GPU", 2800.0, {{{32, 8, 128, 1}, {6, 5, 4, 0.01}, {5.5, 4.5, 3.5, 0.02}}}};
   const auto write_json = parse_json(write_bench_json(write, "kv8 bench write"), "write.json");
   ASSERT_TRUE(write_json.ok()) << write_json.error().message;
   EXPECT_EQ((*write_json)["rows"][0]["fp8_us"], 5.0);
   EXPECT_EQ((*write_json)["copy_gb_s"], 2800.0);
   for (const char* name :
        {"num_heads", "num_kv_heads", "head_dim", "tokens", "fp16_us", "fp8_us", "fp8_gb_s",
-        "plain_copy_us", "fp16_clean_us", "fp8_clean_us", "plain_copy_clean_us"}) {
+        "plain_copy_us", "fp16_clean_us", "fp8_clean_us", "plain_copy_clean_us",
+        "difference_error_us", "difference_error_clean_us"}) {
     EXPECT_TRUE((*write_json)["rows"][0].contains(name)) << name;
   }
   EXPECT_EQ((*write_json)["rows"][0]["plain_copy_us"], 4.0);
