@@ -36,12 +36,28 @@ __device__ __forceinline__ KvLayout layout_of(const KvWriteArgs& args) {
   return {args.num_kv_heads, C::kHeadDim, C::fp8_cache(args) ? 1 : 2};
 }
 
+/// Has the compiler compute a pointer to global memory here, rather than where it is used.
+template <class T>
+__device__ __forceinline__ void settle(T*& pointer) {
+  asm volatile("" : "+l"(pointer));
+  __builtin_assume(__isGlobal(pointer));
+}
+
+/// base + page * bytes, computed right where it is used: `page` comes from memory.
+__device__ __forceinline__ uint8_t* in_page(uint8_t* base, uint32_t page, uint32_t bytes) {
+  uint64_t at;
+  asm volatile("mad.wide.u32 %0, %1, %2, %3;"
+               : "=l"(at)
+               : "r"(page), "r"(bytes), "l"(reinterpret_cast<uint64_t>(base)));
+  return static_cast<uint8_t*>(__cvta_global_to_generic(at));
+}
+
 /// Whether one product leads to a value's code.
 template <class C>
-__device__ __forceinline__ bool product_suffices(const KvWriteArgs& args, const KvScale& scale) {
+__device__ __forceinline__ bool product_suffices(const KvWriteArgs& args, float inverse) {
   const bool have_models_type =
       C::kPlain || (args.k_offset == nullptr && args.v_offset == nullptr && !args.hadamard);
-  return scale.inverse > 0.0f && have_models_type;
+  return inverse > 0.0f && have_models_type;
 }
 
 /// What a head of a row of qkv holds.
@@ -72,13 +88,15 @@ struct RowPlace {
 /// `left`: rows of sequence b from this one on.
 __device__ __forceinline__ RowPlace place_of_row(const KvWriteArgs& args, int row, int b,
                                                  int left) {
+  const int32_t* table = args.page_table + int64_t{b} * args.max_pages;
+  settle(table);  // one addition leads from a length to a page
   RowPlace at;
   at.row = row;
   at.position = args.positions == nullptr ? 0 : args.positions[row];
   const unsigned index = static_cast<unsigned>(args.kv_lens[b] - left);  // in the cache
   if (args.positions == nullptr) at.position = static_cast<int>(index);
   at.slot = index % kPageTokens;
-  at.table = args.page_table + int64_t{b} * args.max_pages + index / kPageTokens;
+  at.table = table + index / kPageTokens;
   return at;
 }
 

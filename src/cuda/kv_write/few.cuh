@@ -19,21 +19,6 @@ constexpr int few_warps(int num_heads, int num_kv_heads) {
   return (num_heads + num_kv_heads + FewSplit<C>::kHeads - 1) / FewSplit<C>::kHeads + num_kv_heads;
 }
 
-/// Has the compiler compute `x` before what follows: in the shadow of a load, not behind it.
-template <class T>
-__device__ __forceinline__ void settle(T& x) {
-  if constexpr (sizeof(T) == 2) {
-    asm volatile("" : "+h"(reinterpret_cast<uint16_t&>(x)));
-  } else if constexpr (sizeof(T) == 8 && alignof(T) == 8 && !std::is_class_v<T>) {
-    asm volatile("" : "+l"(x));
-  } else {
-#pragma unroll
-    for (int i = 0; i < static_cast<int>(sizeof(T) / 4); ++i) {
-      asm volatile("" : "+r"(reinterpret_cast<uint32_t*>(&x)[i]));
-    }
-  }
-}
-
 /// One warp, some heads of Q and K of one row. `left`: rows of the sequence from this one on.
 template <class C>
 __device__ __forceinline__ void write_heads(const KvWriteArgs& args, int row, int left, int piece,
@@ -45,24 +30,27 @@ __device__ __forceinline__ void write_heads(const KvWriteArgs& args, int row, in
       reinterpret_cast<const typename S::Raw*>(source_of<C>(args, row) + head * C::kHeadDim) + j;
   ptx::prefetch_l2(source);  // may still be written to
   ptx::prefetch_l2(source + S::kLanes);
-  KvScale scale = scale_of(args, head < args.num_heads ? kQ : kK, head);
   settle(source);
-  settle(scale);
+  const AnglesAt angles_from = angles_at<C, S>(args, j);
   const RowPlace at = place_of_row(args, row, blockIdx.x, left);
   Part<S::kRun> angles;
-  load_angles<C, S>(args, at.position, j, angles);
-  settle(angles);
+  load_angles<C, S>(angles_from, at.position, angles);
   ptx::wait_for_predecessors();
-  int page = *at.table;
-  settle(page);
-  auto low = __ldcs(source), high = __ldcs(source + S::kLanes);
-  settle(low);
-  settle(high);
-  Target target = target_of<C>(args, at, page, head, scale, mine < total);
-  settle(target.to);
-  settle(target.limit);
-  __builtin_assume(__isGlobal(target.to));
-  write_head<C, S>(args, target, low, high, angles, head, j);
+  const uint32_t page = *at.table;
+  const auto low = __ldcs(source), high = __ldcs(source + S::kLanes);
+  const Target target = target_of<C, S>(args, at, mine, total, j);
+  const auto to = [&] { return in_page(target.to, page, target.page); };
+  write_head<C, S>(args, at, target, to, low, high, angles, head, j);
+}
+
+/// Stores rounded values of V, whose dims are 32 apart.
+template <class Element, class Codes>
+__device__ __forceinline__ void place_values(uint8_t* to, const Codes& codes) {
+#pragma unroll
+  for (int i = 0; i < static_cast<int>(sizeof(Codes) / sizeof(Element)); ++i) {
+    reinterpret_cast<Element*>(to)[32 * i * kPageTokens] =
+        reinterpret_cast<const Element*>(&codes)[i];
+  }
 }
 
 /// One warp, one head of V of one row. Neighbouring lanes take neighbouring dims, which lie a page
@@ -74,22 +62,20 @@ __device__ __forceinline__ void write_values(const KvWriteArgs& args, int row, i
   const int head = args.num_heads + args.num_kv_heads + kv_head;
   const uint16_t* source = source_of<C>(args, row) + head * C::kHeadDim + lane;
   ptx::prefetch_l2(source + (kCount - 1) * lane);
-  KvScale scale = scale_of(args, kV, head);
   settle(source);
-  settle(scale);
+  const float inverse = scale_of(args, kV, head).inverse;
   const RowPlace at = place_of_row(args, row, blockIdx.x, left);
   ptx::wait_for_predecessors();
   if (at.position < 0) return;
-  int page = *at.table;
-  settle(page);
+  const uint32_t page = *at.table;
   uint16_t raw[kCount];
 #pragma unroll
-  for (int i = 0; i < kCount; ++i) {
-    raw[i] = __ldcs(source + 32 * i);
-    settle(raw[i]);
-  }
-  int64_t first = layout_of<C>(args).v_offset(page, kv_head, at.slot, lane);
-  settle(first);
+  for (int i = 0; i < kCount; ++i) raw[i] = __ldcs(source + 32 * i);
+  const KvLayout layout = layout_of<C>(args);
+  const uint32_t page_bytes = static_cast<uint32_t>(layout.page_elements() * layout.elem_bytes);
+  uint8_t* to = static_cast<uint8_t*>(args.v_pool) +
+                layout.v_offset(0, kv_head, static_cast<int>(at.slot), lane) * layout.elem_bytes;
+  settle(to);
   float x[1][kCount];
 #pragma unroll
   for (int i = 0; i < kCount; ++i) {
@@ -98,28 +84,17 @@ __device__ __forceinline__ void write_values(const KvWriteArgs& args, int row, i
       x[0][i] = __fsub_rn(x[0][i], args.v_offset[kv_head * C::kHeadDim + 32 * i + lane]);
     }
   }
-  const auto place_fp8 = [&] {
-#pragma unroll
-    for (int i = 0; i < kCount; ++i) {
-      static_cast<uint8_t*>(args.v_pool)[first + 32 * i * kPageTokens] =
-          static_cast<uint8_t>(ptx::floats_to_e4m3(x[0][i], 0.0f, 0.0f, 0.0f));
-    }
-  };
   if (C::fp8_cache(args)) [[likely]] {
-    if (!product_suffices<C>(args, scale)) [[unlikely]] {
-      quotients(x, scale);
-      place_fp8();
+    if (!product_suffices<C>(args, inverse)) [[unlikely]] {
+      quotients(x, scale_of(args, kV, head));
+      place_values<uint8_t>(in_page(to, page, page_bytes), round<true>(x[0]));
       return;  // the usual way stays in one piece
     }
-    products(x, scale);
-    place_fp8();
+    products(x, inverse);
+    place_values<uint8_t>(in_page(to, page, page_bytes), round<true>(x[0]));
     return;
   }
-#pragma unroll
-  for (int i = 0; i < kCount; ++i) {
-    static_cast<uint16_t*>(args.v_pool)[first + 32 * i * kPageTokens] =
-        static_cast<uint16_t>(ptx::floats_to_half_pair(x[0][i], 0.0f));
-  }
+  place_values<uint16_t>(in_page(to, page, page_bytes), round<false>(x[0]));
 }
 
 /// Grid: sequences, pieces of a row, rows of a sequence.

@@ -4,6 +4,7 @@
 #include "cuda/kv_write/heads.cuh"
 #include "cuda/ptx/async_copy.cuh"
 #include "cuda/ptx/mbarrier.cuh"
+#include "cuda/ptx/mma.cuh"
 
 namespace kv8::kv_write {
 
@@ -17,7 +18,8 @@ using ManySplit = Split<C, 8>;
 __device__ __forceinline__ int sequence_of(const KvWriteArgs& args, const Grid& grid, int row,
                                            int lane) {
   if (args.batch == 1) return 0;
-  if (grid.uniform_rows > 0) return row / grid.uniform_rows;
+  if (grid.uniform_rows > 0)
+    return static_cast<unsigned>(row) / static_cast<unsigned>(grid.uniform_rows);
   int before = 0;  // sequences that end at or before the row
 #pragma unroll 1
   for (int base = 0; base < args.batch; base += 32) {
@@ -37,47 +39,49 @@ template <class C>
 __device__ __forceinline__ void write_row(const KvWriteArgs& args, const Grid& grid, int warp,
                                           int lane, Ring& ring) {
   using S = ManySplit<C>;
-  const int row = grid.row_warps == 1 ? warp : warp / grid.row_warps;
+  constexpr int kTurn = S::kHeads * C::kHeadDim;  // elements of a turn
+  const int row = grid.row_warps == 1
+                      ? warp
+                      : static_cast<unsigned>(warp) / static_cast<unsigned>(grid.row_warps);
   if (row >= args.rows) return;
-  const int total = args.num_heads + args.num_kv_heads;
-  const int turns = (total + S::kHeads - 1) / S::kHeads;
-  const int first_turn = (warp - row * grid.row_warps) * grid.row_turns;
-  const int end_turn = min(first_turn + grid.row_turns, turns);
+  const int first = (warp - row * grid.row_warps) * grid.row_turns * S::kHeads;
+  const int end = min(first + grid.row_turns * S::kHeads, args.num_heads + args.num_kv_heads);
   const int j = lane % S::kLanes;
-  const uint16_t* source = source_of<C>(args, row) + 8 * j;
-  const auto head_of = [&](int turn) {
-    return min(turn * S::kHeads + lane / S::kLanes, total - 1);
-  };
-  const auto request = [&](int turn, int slot) {
-    if (turn < end_turn) {
-      const uint16_t* from = source + head_of(turn) * C::kHeadDim;
-      ptx::async_copy_16(ptx::shared_address(&ring.half[slot][0][lane]), from, 16);
-      ptx::async_copy_16(ptx::shared_address(&ring.half[slot][1][lane]), from + C::kHeadDim / 2,
-                         16);
+  int head = first + lane / S::kLanes;
+  const uint16_t* source = source_of<C>(args, row) + head * C::kHeadDim + S::kRun * j;
+  const uint32_t shared = ptx::shared_address(&ring.half[0][0][lane]);
+  const auto request = [&](int ahead, uint32_t to) {
+    if (head + ahead * S::kHeads < end) {
+      ptx::async_copy_16(to, source + ahead * kTurn, 16);
+      ptx::async_copy_16(to + 512, source + ahead * kTurn + C::kHeadDim / 2, 16);
     }
     ptx::async_copy_commit();
   };
 #pragma unroll
-  for (int i = 0; i < kDepth; ++i) request(first_turn + i, i);
+  for (int i = 0; i < kDepth; ++i) request(i, shared + i * 1024);
   const int b = sequence_of(args, grid, row, lane);
-  const int end = grid.uniform_rows > 0 ? (b + 1) * grid.uniform_rows : args.cu_rows[b + 1];
-  const RowPlace at = place_of_row(args, row, b, end - row);
+  const int rows_end = grid.uniform_rows > 0 ? (b + 1) * grid.uniform_rows : args.cu_rows[b + 1];
+  const RowPlace at = place_of_row(args, row, b, rows_end - row);
   Part<S::kRun> angles;
-  load_angles<C, S>(args, at.position, j, angles);
-  const int page = *at.table;
-  int slot = 0;
+  load_angles<C, S>(angles_at<C, S>(args, j), at.position, angles);
+  const uint32_t page = *at.table;
+  Target target;
+  target.until = first;
+  uint32_t slot = shared;
 #pragma unroll 1
-  for (int turn = first_turn; turn < end_turn; ++turn) {
+  for (int left = end - first;;) {
     ptx::async_copy_wait<kDepth - 1>();
-    const uint4 low = ring.half[slot][0][lane], high = ring.half[slot][1][lane];
-    const int head = head_of(turn);
-    KvScale scale;
-    if constexpr (C::kFp8Cache) scale = scale_of(args, head < args.num_heads ? kQ : kK, head);
-    const Target target =
-        target_of<C>(args, at, page, head, scale, turn * S::kHeads + lane / S::kLanes < total);
-    write_head<C, S>(args, target, low, high, angles, head, j);
-    request(turn + kDepth, slot);
-    slot = slot + 1 == kDepth ? 0 : slot + 1;
+    const uint4 low = ptx::load_shared_16(slot), high = ptx::load_shared_16(slot + 512);
+    if (head >= target.until) target = target_of<C, S>(args, at, head, end, j);
+    const auto to = [&] { return in_page(target.to, page, target.page); };
+    write_head<C, S>(args, at, target, to, low, high, angles, min(head, end - 1), j);
+    left -= S::kHeads;
+    if (left <= 0) return;
+    request(kDepth, slot);
+    source += kTurn;
+    head += S::kHeads;
+    target.to += S::kHeads * target.step;
+    slot = slot + 1024 == shared + kDepth * 1024 ? shared : slot + 1024;
   }
 }
 

@@ -196,11 +196,11 @@ __device__ __forceinline__ void quotients(float (&x)[kParts][kCount], const KvSc
 
 /// What leads to the same codes where the inverse is positive and x has the model's type.
 template <int kParts, int kCount>
-__device__ __forceinline__ void products(float (&x)[kParts][kCount], const KvScale& by) {
+__device__ __forceinline__ void products(float (&x)[kParts][kCount], float inverse) {
 #pragma unroll
   for (int part = 0; part < kParts; ++part) {
 #pragma unroll
-    for (int i = 0; i < kCount; ++i) x[part][i] = __fmul_rn(x[part][i], by.inverse);
+    for (int i = 0; i < kCount; ++i) x[part][i] = __fmul_rn(x[part][i], inverse);
   }
 }
 
@@ -226,7 +226,7 @@ template <bool kFp8, int kRun>
 __device__ __forceinline__ Codes<kFp8, kRun> round(const float (&x)[kRun]) {
   Codes<kFp8, kRun> codes;
   if constexpr (kFp8 && kRun == 2) {
-    codes = static_cast<uint16_t>(ptx::floats_to_e4m3(x[0], x[1], 0.0f, 0.0f));
+    codes = ptx::floats_to_e4m3_pair(x[0], x[1]);
   } else {
     uint32_t* words = reinterpret_cast<uint32_t*>(&codes);
 #pragma unroll
@@ -241,13 +241,15 @@ __device__ __forceinline__ Codes<kFp8, kRun> round(const float (&x)[kRun]) {
   return codes;
 }
 
-/// Stores a head whose dims are contiguous (Q and K), or zeros.
-template <bool kFp8, int kLanes, int kRun>
-__device__ __forceinline__ void place(uint8_t* head, int j, const Part<kRun>& x, bool zeros) {
-  auto* to = reinterpret_cast<Codes<kFp8, kRun>*>(head);
+/// Stores a lane's part of a head whose dims are contiguous (Q and K), or zeros. `to`: its lower
+/// half's.
+template <bool kFp8, int kHeadDim, int kRun>
+__device__ __forceinline__ void place(uint8_t* to, const Part<kRun>& x, bool zeros) {
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
-    to[h * kLanes + j] = zeros ? Codes<kFp8, kRun>{} : round<kFp8>(x.half[h]);
+    const auto codes = zeros ? Codes<kFp8, kRun>{} : round<kFp8>(x.half[h]);
+    auto* const at = reinterpret_cast<Codes<kFp8, kRun>*>(to + h * kHeadDim / 2 * (kFp8 ? 1 : 2));
+    *at = codes;
   }
 }
 

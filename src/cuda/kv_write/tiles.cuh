@@ -16,7 +16,7 @@ struct TileShape {
 
 /// A page of one sequence that new tokens fall into.
 struct Tile {
-  int64_t first_row;  ///< row of the page's token 0, possibly negative
+  int first_row;  ///< row of the page's token 0, possibly negative
   int64_t page;
   uint64_t tokens;  ///< a bit for each new token of the page; none where the slot has none
 };
@@ -35,16 +35,35 @@ __device__ __forceinline__ uint64_t not_padding(const KvWriteArgs& args, const T
   return tokens;
 }
 
+/// The `index`-th page of sequence b, whose rows begin at `first_row` and whose first `past` tokens
+/// are old; called by whole warps.
+__device__ __forceinline__ Tile tile_of(const KvWriteArgs& args, int b, int first_row, int past,
+                                        int len, int index, int lane) {
+  Tile tile;
+  tile.page = args.page_table[int64_t{b} * args.max_pages + index];
+  tile.first_row = first_row + index * kPageTokens - past;
+  const int begin = max(past - index * kPageTokens, 0);
+  const int end = min(len - index * kPageTokens, kPageTokens);
+  tile.tokens = ~uint64_t{0} >> (kPageTokens - end + begin) << begin;
+  if (args.positions != nullptr) tile.tokens &= not_padding(args, tile, lane);
+  return tile;
+}
+
 /// The `slot`-th page with new tokens; called by whole warps.
 __device__ __forceinline__ Tile find_tile(const KvWriteArgs& args, int slot, int lane) {
-  Tile tile{0, 0, 0};
+  if (args.batch == 1) {
+    const int len = args.kv_lens[0], past = len - args.rows;
+    const int index = past / kPageTokens + slot;
+    if (index * kPageTokens >= len) return Tile{0, 0, 0};
+    return tile_of(args, 0, 0, past, len, index, lane);
+  }
   int before = 0;
   for (int base = 0; base < args.batch; base += 32) {
     const int b = min(base + lane, args.batch - 1);
     const int rows = args.cu_rows[b + 1] - args.cu_rows[b];
-    const int end = args.kv_lens[b], past = end - rows;
+    const int len = args.kv_lens[b], past = len - rows;
     const int pages =
-        rows > 0 && base + lane < args.batch ? (end - 1) / kPageTokens - past / kPageTokens + 1 : 0;
+        rows > 0 && base + lane < args.batch ? (len - 1) / kPageTokens - past / kPageTokens + 1 : 0;
     int sum = pages;
 #pragma unroll
     for (int d = 1; d < 32; d *= 2) {
@@ -55,32 +74,27 @@ __device__ __forceinline__ Tile find_tile(const KvWriteArgs& args, int slot, int
     if (holds != 0) {
       const int owner = __ffs(holds) - 1;
       const int owner_past = __shfl_sync(kAllLanes, past, owner);
-      const int owner_end = __shfl_sync(kAllLanes, end, owner);
+      const int owner_len = __shfl_sync(kAllLanes, len, owner);
       const int index =
           owner_past / kPageTokens + slot - before - __shfl_sync(kAllLanes, sum - pages, owner);
-      const int sequence = base + owner;
-      tile.page = args.page_table[int64_t{sequence} * args.max_pages + index];
-      tile.first_row = int64_t{args.cu_rows[sequence]} + index * kPageTokens - owner_past;
-      const int begin = max(owner_past - index * kPageTokens, 0);
-      const int end = min(owner_end - index * kPageTokens, kPageTokens);
-      tile.tokens = ~uint64_t{0} >> (kPageTokens - end + begin) << begin;
-      if (args.positions != nullptr) tile.tokens &= not_padding(args, tile, lane);
-      return tile;
+      return tile_of(args, base + owner, args.cu_rows[base + owner], owner_past, owner_len, index,
+                     lane);
     }
     before += __shfl_sync(kAllLanes, sum, 31);
   }
-  return tile;
+  return Tile{0, 0, 0};
 }
 
-/// Token `i` (0..3) of the four that share one run of V's positions.
+/// The first of the four tokens that share one run of V's positions. The others lie
+/// v_group_token(1 .. 3) behind it.
 template <class C>
-__device__ __forceinline__ int token_of(int quad, int i) {
-  return C::kFp8Cache ? (quad & ~3) * 4 + v_group_token(4 * (quad & 3) + i, 1) : 4 * quad + i;
+__device__ __forceinline__ int first_token_of(int quad) {
+  return C::kFp8Cache ? (quad & ~3) * 4 + 2 * (quad & 3) : 4 * quad;
 }
 
 /// Rounds a tile of V and leaves it transposed in shared memory: [dim][64 tokens]. `first_dim`
-/// counts over all heads.
-template <class C>
+/// counts over all heads. kWhole: all tokens of the page are new.
+template <class C, bool kWhole>
 __device__ __forceinline__ void round_tile(const KvWriteArgs& args, const Tile& tile, int first_dim,
                                            uint32_t* shared) {
   // Eight fours of tokens and four eights of dims a warp: no bank conflicts on the way in.
@@ -90,15 +104,17 @@ __device__ __forceinline__ void round_tile(const KvWriteArgs& args, const Tile& 
   if (head >= args.num_kv_heads) return;
   const int first_column = (args.num_heads + args.num_kv_heads) * C::kHeadDim;
   const int columns = first_column + args.num_kv_heads * C::kHeadDim;
-  const uint16_t* source =
-      static_cast<const uint16_t*>(args.qkv) + tile.first_row * columns + first_column + dim;
+  const int first = first_token_of<C>(quad);
+  const uint32_t mine = static_cast<uint32_t>(tile.tokens >> first);
+  const uint16_t* source = static_cast<const uint16_t*>(args.qkv) +
+                           int64_t{tile.first_row + first} * columns + first_column + dim;
   uint4 raw[4];
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
-    const int token = token_of<C>(quad, i);
+    const int behind = v_group_token(i, C::kElemBytes);
     raw[i] = make_uint4(0, 0, 0, 0);
-    if ((tile.tokens >> token & 1) != 0) {
-      raw[i] = __ldcs(reinterpret_cast<const uint4*>(source + token * columns));
+    if (kWhole || (mine >> behind & 1) != 0) {
+      raw[i] = __ldcs(reinterpret_cast<const uint4*>(source + behind * columns));
     }
   }
   float x[4][8];
@@ -112,8 +128,8 @@ __device__ __forceinline__ void round_tile(const KvWriteArgs& args, const Tile& 
   }
   if constexpr (C::kFp8Cache) {
     const KvScale scale = scale_of(args, kV, args.num_heads + args.num_kv_heads + head);
-    if (product_suffices<C>(args, scale)) [[likely]] {
-      products(x, scale);
+    if (product_suffices<C>(args, scale.inverse)) [[likely]] {
+      products(x, scale.inverse);
     } else {
       quotients(x, scale);
     }
@@ -131,12 +147,12 @@ __device__ __forceinline__ void round_tile(const KvWriteArgs& args, const Tile& 
 }
 
 /// Stores 16 bytes of V's positions, of which those of old or future tokens must stay as they are.
-template <class C>
+template <class C, bool kWhole>
 __device__ __forceinline__ void place_positions(uint8_t* to, const uint4& value, int first_position,
                                                 const Tile& tile) {
   constexpr int kPositions = 16 / C::kElemBytes;
   const int group = first_position & ~15;
-  if ((~tile.tokens >> group & 0xffff) == 0) {
+  if (kWhole || (~tile.tokens >> group & 0xffff) == 0) {
     *reinterpret_cast<uint4*>(to) = value;
     return;
   }
@@ -154,31 +170,34 @@ __device__ __forceinline__ void place_positions(uint8_t* to, const uint4& value,
 }
 
 /// One block, the new tokens of one page of V, kDims dims of it from `first_dim` on.
-template <class C>
-__device__ __forceinline__ void write_tile(const KvWriteArgs& args, int slot, int first_dim,
+template <class C, bool kWhole>
+__device__ __forceinline__ void write_tile(const KvWriteArgs& args, const Tile& tile, int first_dim,
                                            uint32_t* shared) {
-  const Tile tile = find_tile(args, slot, threadIdx.x % 32);
-  if (tile.tokens == 0) return;
-  round_tile<C>(args, tile, first_dim, shared);
+  round_tile<C, kWhole>(args, tile, first_dim, shared);
   __syncthreads();
   constexpr int kPieces = 4 * C::kElemBytes;  // 16-byte pieces of one dim's 64 tokens
-  uint8_t* pool =
+  constexpr int kTurnDims = kThreads / kPieces;
+  const int piece = threadIdx.x % kPieces, dim = threadIdx.x / kPieces;
+  const KvLayout layout = layout_of<C>(args);
+  uint8_t* to =
       static_cast<uint8_t*>(args.v_pool) +
-      (layout_of<C>(args).head_offset(tile.page, 0) + first_dim * kPageTokens) * C::kElemBytes;
+      (layout.head_offset(tile.page, 0) + (first_dim + dim) * kPageTokens) * C::kElemBytes +
+      16 * piece;
+  const uint32_t* from = shared + dim * TileShape<C>::kPitch + 4 * piece;
+  const int end = args.num_kv_heads * C::kHeadDim - first_dim - dim;
 #pragma unroll
-  for (int i = threadIdx.x; i < TileShape<C>::kDims * kPieces; i += kThreads) {
-    const int piece = i % kPieces, dim = i / kPieces;
-    if (first_dim + dim >= args.num_kv_heads * C::kHeadDim) break;
-    const uint32_t* from = shared + dim * TileShape<C>::kPitch + 4 * piece;
-    place_positions<C>(pool + dim * (kPageTokens * C::kElemBytes) + 16 * piece,
-                       make_uint4(from[0], from[1], from[2], from[3]), 16 / C::kElemBytes * piece,
-                       tile);
+  for (int i = 0; i < TileShape<C>::kDims; i += kTurnDims) {
+    if (i >= end) return;
+    const uint32_t* words = from + i * TileShape<C>::kPitch;
+    place_positions<C, kWhole>(to + i * (kPageTokens * C::kElemBytes),
+                               make_uint4(words[0], words[1], words[2], words[3]),
+                               16 / C::kElemBytes * piece, tile);
   }
 }
 
 /// Blocks with rows first, then those with tiles.
 template <class C>
-__global__ void __launch_bounds__(kThreads, C::kPlain ? 6 : 4)
+__global__ void __launch_bounds__(kThreads, C::kPlain ? 7 : 4)
     rope_quantize_write_many(const __grid_constant__ KvWriteArgs args,
                              const __grid_constant__ Grid grid) {
   constexpr int kWarps = kThreads / 32;
@@ -187,13 +206,20 @@ __global__ void __launch_bounds__(kThreads, C::kPlain ? 6 : 4)
   __shared__ __align__(16) uint8_t shared[kTileBytes > kRingBytes ? kTileBytes : kRingBytes];
   ptx::start_dependents();
   ptx::wait_for_predecessors();
-  if (static_cast<int>(blockIdx.x) < grid.row_blocks) {
-    write_row<C>(args, grid, blockIdx.x * kWarps + threadIdx.x / 32, threadIdx.x % 32,
+  const int block = static_cast<int>(blockIdx.x);
+  if (block < grid.row_blocks) {
+    write_row<C>(args, grid, block * kWarps + threadIdx.x / 32, threadIdx.x % 32,
                  reinterpret_cast<Ring*>(shared)[threadIdx.x / 32]);
   } else {
-    const int tile = blockIdx.x - grid.row_blocks, slot = tile / grid.tiles_per_page;
-    write_tile<C>(args, slot, (tile - slot * grid.tiles_per_page) * TileShape<C>::kDims,
-                  reinterpret_cast<uint32_t*>(shared));
+    const unsigned per_page = static_cast<unsigned>(grid.tiles_per_page);
+    const unsigned tile = static_cast<unsigned>(block - grid.row_blocks), slot = tile / per_page;
+    const int first_dim = static_cast<int>(tile - slot * per_page) * TileShape<C>::kDims;
+    const Tile at = find_tile(args, static_cast<int>(slot), threadIdx.x % 32);
+    if (at.tokens == ~uint64_t{0}) {
+      write_tile<C, true>(args, at, first_dim, reinterpret_cast<uint32_t*>(shared));
+    } else if (at.tokens != 0) {
+      write_tile<C, false>(args, at, first_dim, reinterpret_cast<uint32_t*>(shared));
+    }
   }
 }
 

@@ -69,6 +69,13 @@ __device__ __forceinline__ uint32_t floats_to_e4m3(float a, float b, float c, fl
   return codes;
 }
 
+/// Two floats, the first in the low byte.
+__device__ __forceinline__ uint16_t floats_to_e4m3_pair(float a, float b) {
+  uint16_t codes;
+  asm("cvt.rn.satfinite.e4m3x2.f32 %0, %2, %1;" : "=h"(codes) : "f"(a), "f"(b));
+  return codes;
+}
+
 __device__ __forceinline__ uint32_t floats_to_half_pair(float low, float high) {
   uint32_t pair;
   asm("cvt.rn.f16x2.f32 %0, %2, %1;" : "=r"(pair) : "f"(low), "f"(high));
