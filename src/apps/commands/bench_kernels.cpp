@@ -24,7 +24,8 @@ void define_kernel_bench(CLI::App& app, Action& action, const std::string& field
   const auto flags = std::make_shared<Flags>();
   app.add_option("--shape", flags->shapes, fields + "; repeatable (default: the whole table)")
       ->delimiter(';');
-  app.add_option("--repeats", flags->options.repeats, "Timed launches of each type")
+  app.add_option("--repeats", flags->options.repeats,
+                 "Timed launches of each type (write: at least)")
       ->check(CLI::Range(1, 10000))
       ->capture_default_str();
   app.add_option("--settleMs", flags->options.settle_ms, "Launch this long before each shape")
