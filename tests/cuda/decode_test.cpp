@@ -307,6 +307,29 @@ void replay(const std::vector<std::vector<int>>& lengths) {
   cudaStreamDestroy(stream);
 }
 
+// With few blocks each has long runs, whose pages the blocks count.
+TEST_P(DecodeTest, LongRunsLeaveTheirCountersAtZero) {
+  for (KvType type : kTypes) {
+    for (int head_dim : {64, 128}) {
+      for (int group : {2, 16}) {
+        auto problem =
+            DecodeProblem::create(spec_of({5000, 0, 64, 9000, 777}, 2 * group, 2, head_dim, type));
+        for (int blocks : {1, 2, 3, 4}) {
+          problem.run(blocks);
+          const std::string what = "d " + std::to_string(head_dim) + " group " +
+                                   std::to_string(group) + " blocks " + std::to_string(blocks);
+          problem.check(what);
+          const auto workspace = problem.workspace.values();
+          const std::ptrdiff_t counters = (1 + 5 * 2) * sizeof(std::uint32_t);
+          EXPECT_TRUE(std::all_of(workspace.end() - counters, workspace.end(),
+                                  [](std::uint8_t byte) { return byte == 0; }))
+              << what;
+        }
+      }
+    }
+  }
+}
+
 TEST_P(DecodeTest, CapturedLaunchFollowsChangedLengths) {
   replay({{3000, 2000, 1000}, {1, 2000, 64}, {65, 0, 999}, {2999, 1999, 1}});
   replay({{3000}, {1}, {64}, {65}, {0}, {2999}});  // a batch of one may run in clusters

@@ -19,6 +19,7 @@ struct DecodeKernelParams {
   const float* v_offset;
   const uint4* tree_mask;  ///< [batch][q_len], or null: causal
   float* partial;      ///< [2 * blocks]: [kRows][head_dim] weighted sums, [kRows] peaks and sums
+  uint32_t* progress;  ///< pages that all blocks have requested; used on Hopper
   uint32_t* counters;  ///< one a task: blocks that have handed in their part
   int scale_stride;    ///< 0: one scale, 1: one a KV head
   int batch;

@@ -76,8 +76,9 @@ Result<int> default_blocks() {
   return std::min(count, kMaxDecodeBlocks);
 }
 
-/// Parts, then counters. Where the counters lie hangs on the device alone: a launch leaves them
-/// zero, but not its parts, and the next may have more tasks.
+/// Parts, then counters, that of requested pages and one a task. Where the counters lie hangs on
+/// the device alone: a launch leaves them zero, but not its parts, and the next may have more
+/// tasks.
 struct Workspace {
   std::size_t part_bytes, total_bytes;
   int row_tiles;
@@ -89,7 +90,7 @@ Workspace workspace_of(const DecodeArgs& a, int default_blocks) {
   w.row_tiles = (rows + kMaxDecodeRows - 1) / kMaxDecodeRows;
   const std::size_t tasks = std::size_t(a.batch) * a.num_kv_heads * w.row_tiles;
   w.part_bytes = std::size_t(2) * default_blocks * kMaxDecodeRows * (kMaxHeadDim + 2) * 4;
-  w.total_bytes = w.part_bytes + tasks * 4;
+  w.total_bytes = w.part_bytes + (1 + tasks) * 4;
   return w;
 }
 
@@ -124,8 +125,9 @@ Status launch(const DecodeArgs& a, StartDecode start, cudaStream_t stream, int b
   p.v_offset = a.v_offset;
   p.tree_mask = reinterpret_cast<const uint4*>(a.tree_mask);
   p.partial = static_cast<float*>(a.workspace);
-  p.counters =
+  p.progress =
       reinterpret_cast<uint32_t*>(static_cast<uint8_t*>(a.workspace) + workspace.part_bytes);
+  p.counters = p.progress + 1;
   p.scale_stride = a.scale_per_head ? 1 : 0;
   p.batch = a.batch;
   p.q_len = a.q_len;

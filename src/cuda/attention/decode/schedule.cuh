@@ -49,6 +49,8 @@ class Schedule {
 
   /// Pages of all tasks of the launch.
   __device__ uint32_t total() const { return total_ * gridDim.y; }
+  /// Pages that the block has still to do.
+  __device__ uint32_t left() const { return left_; }
   __device__ bool done() const { return left_ == 0; }
   __device__ Segment segment() const {
     const int pages = units_of(kv_len_);

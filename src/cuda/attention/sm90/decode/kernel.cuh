@@ -4,7 +4,7 @@
 
 #include "cuda/attention/decode/attend.cuh"
 #include "cuda/attention/decode/merge.cuh"
-#include "cuda/attention/sm90/decode/cluster.cuh"
+#include "cuda/attention/sm90/decode/pace.cuh"
 #include "cuda/attention/sm90/decode/shape.cuh"
 #include "cuda/ptx/bulk.cuh"
 #include "cuda/ptx/dependent_launch.cuh"
@@ -24,6 +24,8 @@ struct DecodeShared {
 
 template <class C>
 using ScheduleOf = std::conditional_t<C::kCluster, ClusterSchedule, Schedule>;
+template <class C>
+using PaceOf = std::conditional_t<C::kCluster, ClusterPace<C>, SharedPace<C>>;
 
 template <class C>
 __device__ __forceinline__ void init_stage(DecodeShared<C>& shared, int stage) {
@@ -99,17 +101,16 @@ __device__ __forceinline__ void load_old_then_new(bool loads, bool is_new, const
   }
 }
 
-/// The loading warp's work: a few lanes load a page each, where they are paced K and V of it not
-/// before those of the kLoadPages-th page before have arrived. Of the first segment `loaded` pages
-/// are under way (with pacing kLoadPages or all), whose ids are among `ids`.
+/// The loading warp's work: a few lanes load a page each, where they are paced (pace.cuh) K and V
+/// of it not before those of the kPacedPages-th page before have arrived. Of the first segment
+/// `loaded` pages are under way (with pacing kLoadPages or all), whose ids are among `ids`.
 template <class C>
 __device__ __forceinline__ void load_pages(const DecodeKernelParams& params,
                                            DecodeShared<C>& shared, ScheduleOf<C> schedule,
                                            int loaded, int32_t ids, int lane) {
   constexpr int kIds = 32 / C::kLoadPages * C::kLoadPages;
   const uint64_t policy = stream_policy<C>(params, schedule);
-  bool paced = false;
-  if constexpr (C::kPaced) paced = schedule.many_blocks();
+  PaceOf<C> pace(params, schedule);
   Ring<C> ring;
   ring.advance(loaded);
 #pragma unroll 1
@@ -124,11 +125,12 @@ __device__ __forceinline__ void load_pages(const DecodeKernelParams& params,
       }
       const int turn = lane - base % kIds, count = min(s.count - base, C::kLoadPages);
       const bool loads = turn >= 0 && turn < count;
+      const bool paced = pace.next(count, lane);
       const auto load = [&] {
         const int64_t block = int64_t{ids} * params.num_kv_heads + kv_head;
         Ring<C> to = ring;
         to.advance(turn);
-        const Ring<C> before = to.back(C::kLoadPages);
+        const Ring<C> before = to.back(C::kPacedPages);
         const uint32_t stage = ptx::shared_address(shared.stages[to.stage]);
         ptx::mbarrier_wait(ptx::shared_address(&shared.empty[to.stage]), to.phase ^ 1);
         if (paced) {
@@ -147,6 +149,7 @@ __device__ __forceinline__ void load_pages(const DecodeKernelParams& params,
     }
     schedule.advance(s);
   }
+  pace.end(lane);
 }
 
 /// Loads the first pages of a cluster's block, by the shortest way from their ids and the length;

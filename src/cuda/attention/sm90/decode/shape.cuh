@@ -27,13 +27,17 @@ struct RingShape : decode::DecodeShape<kElem, kDim, kRowCount, decode_warps(kDim
   static constexpr int kFixedBytes =
       4 * Base::kMergeFloats + kPartBytes + 768;  // + barriers, flags
   static constexpr int kFit = (kSharedLimit - kFixedBytes) / kStageBytes;
-  // More pages under way only let some multiprocessors run ahead of others (docs).
-  static constexpr int kStages = std::min(kFit, 8) / kPagesAtOnce * kPagesAtOnce;
+  // What a block has under way while it is paced (pace.cuh); its ring holds more. Rings of more
+  // than eight pages, where those are more than that, only let some multiprocessors run ahead of
+  // others (docs).
+  static constexpr int kPacedBytes = 64 * 1024;
+  static constexpr int kMostStages = !kCluster && 8 * kStageBytes <= kPacedBytes ? 12 : 8;
+  static constexpr int kStages = std::min(kFit, kMostStages) / kPagesAtOnce * kPagesAtOnce;
   static constexpr int kSharedBytes = kStages * kStageBytes + kFixedBytes;
-  static constexpr int kLoadPages = kStages / 2;  // that the loader takes together
-  // Where all blocks begin at once, more than 64 KiB under way each only get into each other's way
-  // (docs).
-  static constexpr bool kPaced = kCluster && kStages * kStageBytes > 64 * 1024;
+  static constexpr int kLoadPages = std::min(kStages / 2, 4);  // that the loader takes together
+  static constexpr bool kPaced = kStages * kStageBytes > kPacedBytes;
+  // No stage that the loader waits for is filled anew by the pages that it takes together.
+  static constexpr int kPacedPages = std::min(kPacedBytes / kStageBytes, kStages - kLoadPages);
   static_assert(kStages >= kPagesAtOnce);
 };
 
