@@ -52,7 +52,7 @@ constexpr int kMaxParts = 12;
 /// How long a launch of one or a few tokens takes hangs on where its data lie, by up to 0.2 us:
 /// between which memory and which multiprocessors. Such shapes take turns through as many copies of
 /// all of it.
-constexpr int kCopiesOfDecode = 8;
+constexpr int kCopiesOfDecode = 32;
 
 /// Keeps device memory alive.
 class Arena {
