@@ -55,8 +55,10 @@ __device__ __forceinline__ void load_page(const PrefillParams& params, int kv_he
   }
 }
 
-/// Leaves the warp's query fragments in shared memory, where each lane finds its own.
-template <class C>
+/// Leaves the warp's query fragments in shared memory, where each lane finds its own. `kFromCodes`:
+/// queries are E4M3 and widened here. One kind at compile time, so that all loads are under way at
+/// once.
+template <class C, bool kFromCodes>
 __device__ __forceinline__ void load_queries(const PrefillParams& params, const PrefillTile& tile,
                                              int warp_row, uint32_t q_rows, int lane) {
   const int g = lane / 4, q = lane % 4;
@@ -74,10 +76,11 @@ __device__ __forceinline__ void load_queries(const PrefillParams& params, const 
         const int64_t at =
             (int64_t{tile.first_token + row} * params.num_heads + tile.head) * C::kHeadDim + dim;
         pairs[r] = make_uint2(0, 0);
-        if (row >= 0 && C::kWidened && !params.q_is_f16) {
+        if (row < 0) continue;
+        if constexpr (kFromCodes) {
           const uint32_t codes = *reinterpret_cast<const uint32_t*>(params.q + at);
           pairs[r] = ptx::e4m3_to_half_pairs(codes);
-        } else if (row >= 0) {
+        } else {
           constexpr int kQBytes = C::kE4m3 ? 1 : 2;
           pairs[r] = *reinterpret_cast<const uint2*>(params.q + at * kQBytes);
         }
@@ -178,7 +181,11 @@ __device__ __forceinline__ void attend_tile(const PrefillParams& params, const P
   const auto stage_of = [&](int page) { return stages + page % 2 * C::kStageBytes; };
   if (page >= 0) load_page<C>(params, tile.kv_head, table[page], stage_of(page));
   ptx::async_copy_commit();
-  load_queries<C>(params, tile, warp_row, q_rows, lane);
+  if (C::kWidened && !params.q_is_f16) {
+    load_queries<C, C::kWidened>(params, tile, warp_row, q_rows, lane);
+  } else {
+    load_queries<C, false>(params, tile, warp_row, q_rows, lane);
+  }
   RowState<C> rows;
   rows.reset();
   for (; page >= 0; --page) {
