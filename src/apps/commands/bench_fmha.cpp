@@ -1,16 +1,33 @@
 // kv8 bench fmha
 #include "apps/command.h"
+#include "apps/commands/bench_command.h"
 #include "base/file.h"
 #include "bench/fmha.h"
 
 namespace kv8::apps {
+namespace {
+
+struct Flags {
+  bench::FmhaBenchOptions options;
+  std::vector<std::string> shapes;
+  std::string peers, json, svg;
+
+  /// The command that repeats the run.
+  std::string command() const {
+    std::string text =
+        fmt::format("{} --warmup {} --repeats {} --settleMs {}", bench_command("fmha"),
+                    options.warmup, options.repeats, options.settle_ms);
+    if (options.f16_queries) text += " --f16Queries";
+    if (!options.cudnn) text += " --noCudnn";
+    if (!peers.empty()) text += " --peers FILE";
+    for (const std::string& shape : shapes) text += " --shape " + shape;
+    return text;
+  }
+};
+
+}  // namespace
 
 void define_bench_fmha(CLI::App& app, Action& action) {
-  struct Flags {
-    bench::FmhaBenchOptions options;
-    std::vector<std::string> shapes;
-    std::string peers, json, svg;
-  };
   const auto flags = std::make_shared<Flags>();
   app.add_option("--shape", flags->shapes,
                  "heads,kv_heads,head_dim,batch,seq_len; repeatable (default: six models)")
@@ -41,7 +58,7 @@ void define_bench_fmha(CLI::App& app, Action& action) {
       const auto result = KV8_TRY(bench::bench_fmha(flags->options, terminal.reporter()));
       fmt::print("{}", bench::fmha_table(result));
       if (!flags->json.empty()) {
-        KV8_TRY(write_text_file(flags->json, bench::fmha_json(result, "kv8 bench fmha")));
+        KV8_TRY(write_text_file(flags->json, bench::fmha_json(result, flags->command())));
       }
       if (!flags->svg.empty()) KV8_TRY(write_text_file(flags->svg, bench::fmha_svg(result)));
       return {};

@@ -1,5 +1,6 @@
 // kv8 bench decode, kv8 bench write, and the list of kernel benchmarks
 #include "apps/command.h"
+#include "apps/commands/bench_command.h"
 #include "base/file.h"
 #include "bench/decode.h"
 #include "bench/kv_write.h"
@@ -33,10 +34,10 @@ void define_kernel_bench(CLI::App& app, Action& action, const std::string& field
       ->capture_default_str();
   app.add_option("--json", flags->json, "Write the table as JSON to this file");
   app.add_option("--svg", flags->svg, "Write a plot to this file");
-  const std::string name = "kv8 bench " + app.get_name();
+  const std::string name = app.get_name();
   app.callback([flags, parse, bench, name, &action] {
     action = [flags, parse, bench, name](Terminal&) -> Status {
-      std::string command = fmt::format("{} --repeats {} --settleMs {}", name,
+      std::string command = fmt::format("{} --repeats {} --settleMs {}", bench_command(name),
                                         flags->options.repeats, flags->options.settle_ms);
       for (const std::string& shape : flags->shapes) {
         flags->options.shapes.push_back(KV8_TRY(parse(shape)));
