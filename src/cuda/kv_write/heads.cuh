@@ -101,7 +101,7 @@ __device__ __forceinline__ Target target_of(const KvWriteArgs& args, const RowPl
   if (target.fp8 && target.stores) {
     const float limit = is_q ? args.q_limit : args.k_limit;
     target.inverse = scale_of(args, is_q ? kQ : kK, head).inverse;
-    target.usual = target.usual && product_suffices<C>(args, target.inverse) && limit >= 448.0f;
+    target.usual = target.usual && product_suffices<C>(args, target.inverse) && limit >= kE4m3Max;
     if (args.head_scales != nullptr) target.until = head;
   }
   return target;
@@ -124,7 +124,7 @@ __device__ __forceinline__ void store_unusual(const KvWriteArgs& args, const Row
     quotients(x.half, scale_of(args, is_q ? kQ : kK, head));
   }
   const float limit = is_q ? args.q_limit : args.k_limit;
-  if (limit < 448.0f) saturate(x.half, limit);
+  if (limit < kE4m3Max) saturate(x.half, limit);
   place<true, C::kHeadDim>(to, x, pads);
 }
 

@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#include "formats/float_formats.h"
+
 namespace kv8 {
 
 /// A scale as the kernel wants it: make_kv_scale.
@@ -51,7 +53,8 @@ struct KvWriteArgs {
   /// Instead of the three where heads differ: device memory [num_heads + 2 * num_kv_heads], one for
   /// every head of a row of `qkv`.
   const KvScale* head_scales = nullptr;
-  float q_limit = 448.0f, k_limit = 448.0f;  ///< largest codes of Q and K: beyond, they saturate
+  /// Largest codes of Q and K: beyond, they saturate.
+  float q_limit = kE4m3Max, k_limit = kE4m3Max;
 
   int batch = 0;
   int rows = 0;

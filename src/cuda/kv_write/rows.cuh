@@ -32,6 +32,7 @@ __device__ __forceinline__ int sequence_of(const KvWriteArgs& args, const Grid& 
 /// What a warp has under way: every lane reads what it requested itself.
 struct Ring {
   uint4 half[kDepth][2][32];
+  static constexpr uint32_t kHalfBytes = sizeof(half[0][0]), kTurnBytes = sizeof(half[0]);
 };
 
 /// One warp, some heads of one row.
@@ -53,12 +54,12 @@ __device__ __forceinline__ void write_row(const KvWriteArgs& args, const Grid& g
   const auto request = [&](int ahead, uint32_t to) {
     if (head + ahead * S::kHeads < end) {
       ptx::async_copy_16(to, source + ahead * kTurn, 16);
-      ptx::async_copy_16(to + 512, source + ahead * kTurn + C::kHeadDim / 2, 16);
+      ptx::async_copy_16(to + Ring::kHalfBytes, source + ahead * kTurn + C::kHeadDim / 2, 16);
     }
     ptx::async_copy_commit();
   };
 #pragma unroll
-  for (int i = 0; i < kDepth; ++i) request(i, shared + i * 1024);
+  for (int i = 0; i < kDepth; ++i) request(i, shared + i * Ring::kTurnBytes);
   const int b = sequence_of(args, grid, row, lane);
   const int rows_end = grid.uniform_rows > 0 ? (b + 1) * grid.uniform_rows : args.cu_rows[b + 1];
   const RowPlace at = place_of_row(args, row, b, rows_end - row);
@@ -71,7 +72,8 @@ __device__ __forceinline__ void write_row(const KvWriteArgs& args, const Grid& g
 #pragma unroll 1
   for (int left = end - first;;) {
     ptx::async_copy_wait<kDepth - 1>();
-    const uint4 low = ptx::load_shared_16(slot), high = ptx::load_shared_16(slot + 512);
+    const uint4 low = ptx::load_shared_16(slot),
+                high = ptx::load_shared_16(slot + Ring::kHalfBytes);
     if (head >= target.until) target = target_of<C, S>(args, at, head, end, j);
     const auto to = [&] { return in_page(target.to, page, target.page); };
     write_head<C, S>(args, at, target, to, low, high, angles, min(head, end - 1), j);
@@ -81,7 +83,8 @@ __device__ __forceinline__ void write_row(const KvWriteArgs& args, const Grid& g
     source += kTurn;
     head += S::kHeads;
     target.to += S::kHeads * target.step;
-    slot = slot + 1024 == shared + kDepth * 1024 ? shared : slot + 1024;
+    slot = slot + Ring::kTurnBytes == shared + kDepth * Ring::kTurnBytes ? shared
+                                                                         : slot + Ring::kTurnBytes;
   }
 }
 

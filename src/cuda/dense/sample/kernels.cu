@@ -33,6 +33,24 @@ cudaError_t count_resident(Kernel* kernel, int shared_bytes, int& blocks) {
   return code;
 }
 
+/// Blocks of each kernel whose number follows the device.
+struct Rooms {
+  int weigh = 0, near = 0, team = 0;
+  cudaError_t error = cudaSuccess;
+};
+
+Rooms count_rooms() {
+  Rooms rooms;
+  rooms.error = count_resident(sample_weigh, 0, rooms.weigh);
+  if (rooms.error == cudaSuccess) {
+    rooms.error = count_resident(sample_near, sizeof(NearMemory), rooms.near);
+  }
+  if (rooms.error == cudaSuccess) {
+    rooms.error = count_resident(sample_team, sizeof(SearchMemory), rooms.team);
+  }
+  return rooms;
+}
+
 }  // namespace
 
 cudaError_t start_sample(const SampleArgs& args, cudaStream_t stream) {
@@ -48,18 +66,16 @@ cudaError_t start_sample(const SampleArgs& args, cudaStream_t stream) {
     look();
     return code;
   }
-  int weigh_room = 0, near_room = 0, team_room = 0;
-  code = count_resident(sample_weigh, 0, weigh_room);
-  if (code == cudaSuccess) code = count_resident(sample_near, sizeof(NearMemory), near_room);
-  if (code == cudaSuccess) code = count_resident(sample_team, sizeof(SearchMemory), team_room);
-  if (code == cudaSuccess && team_room < slices) return cudaErrorCooperativeLaunchTooLarge;
-  const int weigh_parts = std::clamp(weigh_room / args.rows, 1, slices);
-  const int near_parts = std::clamp(near_room / args.rows, 1, slices);
+  static const Rooms rooms = count_rooms();
+  if (rooms.error != cudaSuccess) return rooms.error;
+  if (rooms.team < slices) return cudaErrorCooperativeLaunchTooLarge;
+  const int weigh_parts = std::clamp(rooms.weigh / args.rows, 1, slices);
+  const int near_parts = std::clamp(rooms.near / args.rows, 1, slices);
   // Which rows are finished by then depends on settings that only the device knows.
   look();
   start(sample_weigh, args.rows * weigh_parts, 0, true, weigh_parts);
   start(sample_near, args.rows * near_parts, sizeof(NearMemory), true, near_parts);
-  start(sample_team, std::min(blocks, team_room), sizeof(SearchMemory), true, slices);
+  start(sample_team, std::min(blocks, rooms.team), sizeof(SearchMemory), true, slices);
   return code;
 }
 
